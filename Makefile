@@ -138,14 +138,14 @@ $(FUZZ):
 	.venv-fuzz/bin/python -m pip install --quiet --disable-pip-version-check atheris
 	touch $(FUZZ)
 
-test-pages: $(PAGES) ## every page in a browser; INSTALL=1 installs chromium first (apt, as root)
+test-pages: $(PAGES) $(SERVICE) ## every page in a browser; INSTALL=1 installs chromium first (apt, as root)
 	@if [ -n "$(INSTALL)" ] && ! command -v chromium >/dev/null; then \
 		export DEBIAN_FRONTEND=noninteractive; \
 		apt-get -qq update && apt-get -qq install --yes --no-install-recommends chromium >/dev/null; \
 	fi
 	@command -v chromium >/dev/null || { \
 		echo "no chromium: install the package chromium, or INSTALL=1 make test-pages"; exit 1; }
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m browser tests/report/test_pages.py
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m browser tests/report/test_pages.py tests/service/test_page_in_browser.py
 
 # Playwright brings 160 MB, which no other target needs.
 $(PAGES): $(STAMP)

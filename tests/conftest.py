@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -47,3 +48,18 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")  # its event loop would be in the way of other modules' own
+def browser():
+    """A browser, for tests with that mark."""
+    api = pytest.importorskip("playwright.sync_api")
+    path = shutil.which("chromium")
+    assert path, "no chromium: install the package chromium, or INSTALL=1 make test-pages"
+    with api.sync_playwright() as playwright:
+        # As root, as in a container, it has no sandbox of its own; the pages are ours.
+        opened = playwright.chromium.launch(
+            executable_path=path, args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield opened
+        opened.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 
 import pytest
 
@@ -29,20 +28,6 @@ BEYOND = """() => {
   }
   return found.slice(0, 5);
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    api = pytest.importorskip("playwright.sync_api")
-    path = shutil.which("chromium")
-    assert path, "no chromium: install the package chromium, or INSTALL=1 make test-pages"
-    with api.sync_playwright() as playwright:
-        # As root, as in a container, it has no sandbox of its own; the pages are ours.
-        opened = playwright.chromium.launch(
-            executable_path=path, args=["--no-sandbox", "--disable-gpu"]
-        )
-        yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from leadapron.detect.inputs.gate_file import read_gate
 from leadapron.errors import StoreError
 from leadapron.service.figures import Figures
 from leadapron.service.monthly import Month, month_lines, monthly, write_month
+from leadapron.service.reviews import REVIEWS, Review, Reviews, Tally
 from leadapron.store import sha256_of
 
 pytestmark = pytest.mark.service
@@ -93,3 +94,30 @@ def test_a_month_without_a_usable_film(gate, tmp_path):
     assert not made.rates[0].suspicious.defined
     assert "Suspicious: undefined" in "\n".join(month_lines(made))
     assert "none" in write_month(tmp_path / "page.html", made).read_text()
+
+
+def test_what_readers_said_of_the_months_films_is_counted_and_shown(gate, tmp_path):
+    served(gate, tmp_path, 10, 40)
+    reviews = Reviews(tmp_path / REVIEWS)
+    digest = sha256_of(gate)
+    for film, call, judged, by in (
+        ("a", "trigger", "2026-10-03T12:00:00.000Z", digest),
+        ("b", "no trigger", "2026-10-04T12:00:00.000Z", digest),
+        ("c", "trigger", "2026-09-30T12:00:00.000Z", digest),
+        ("d", "trigger", "2026-10-05T12:00:00.000Z", "0" * 64),
+    ):
+        reviews.add(
+            Review(film=film, reader="meier", call=call, at="2026-11-02T08:00:00.000Z",
+                   verdict="suspicious", p=0.01, judged=judged, gate=by, model="")
+        )  # fmt: skip
+    made = monthly(gate, spool=tmp_path)
+    assert made.reviewed == (
+        Tally(month="2026-10", gate=digest, verdict="suspicious", films=2, trigger=1,
+              no_trigger=1, cant_tell=0, divided=0),
+    )  # fmt: skip
+    (line,) = [line for line in month_lines(made) if line.startswith("Readers")]
+    assert line.startswith("Readers, 2 films that the gate calls suspicious: 1 with a trigger, 1 w")
+    text = write_month(tmp_path / "month.html", made).read_text()
+    assert "readers differ" in text
+    assert "meier" not in text
+    assert "meier" not in str(month_lines(made))

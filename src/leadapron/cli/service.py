@@ -16,7 +16,7 @@ __all__ = ["KEPT", "kept", "monthly_command", "serve_command"]
 KEPT = ("spool", "keep", "queue")
 """Fields of `Keeping` that are options."""
 
-OPEN_TO = ("http", "token_file", "largest", "tls_cert", "tls_key", "no_tls")
+OPEN_TO = ("http", "token_file", "largest", "tls_cert", "tls_key", "no_tls", "ui")
 """Fields of `Listening` that are options."""
 
 NODES = (

@@ -25,7 +25,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, _config, evt
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
-from pynetdicom.sop_class import (  # type: ignore[attr-defined]
+from pynetdicom.sop_class import (
     BreastTomosynthesisImageStorage,
     Comprehensive3DSRStorage,
     ComputedRadiographyImageStorage,
@@ -278,7 +278,7 @@ class _CountingTls(_Counting, ssl.SSLSocket):  # type: ignore[misc]
 # --- the door
 
 
-class _Handler(RequestHandler):
+class _Handler(RequestHandler):  # type: ignore[misc]  # untyped
     """Takes a connection: over TLS, shakes hands in the thread of this connection alone."""
 
     server: _Server
@@ -295,6 +295,7 @@ class _Handler(RequestHandler):
     def _create_association(self) -> Association:
         association = super()._create_association()
         line, provider = self.request, association.dul
+        waiting: Any = provider.to_user_queue
 
         # pynetdicom raises where a PDU comes in a state that has no use for it, or says nothing.
         def run() -> None:
@@ -308,10 +309,10 @@ class _Handler(RequestHandler):
                 provider.run_reactor()
             line.shutdown(socket.SHUT_RDWR)
             line.close()
-            provider.to_user_queue.put(None)  # wakes who waits for a PDU
+            waiting.put(None)  # wakes who waits for a PDU
 
-        association.run = run  # type: ignore[method-assign]
-        provider.run = provide  # type: ignore[method-assign]
+        association.run = run
+        provider.run = provide
         return association
 
     @contextmanager
@@ -322,11 +323,12 @@ class _Handler(RequestHandler):
             self.server.watch.refused(MALFORMED)
 
 
-class _Server(ThreadedAssociationServer):
+class _Server(ThreadedAssociationServer):  # type: ignore[misc]  # untyped
     """Listens on a socket that is bound already."""
 
     daemon_threads = True
     block_on_close = False
+    socket: Any
 
     def __init__(
         self, *words: Any, bound: socket.socket, lines: _Lines, watch: Watch, **names: Any
@@ -335,7 +337,6 @@ class _Server(ThreadedAssociationServer):
         super().__init__(*words, **names)
 
     def server_bind(self) -> None:
-        assert self.socket is not None
         self.socket.close()
         self.socket = self._bound
         self.server_address = self.socket.getsockname()

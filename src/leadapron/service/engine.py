@@ -271,6 +271,10 @@ class Engine:
         content = self._spool.answer(film)
         return None if content is None else Told(content, waits=False)
 
+    def answered_films(self) -> dict[str, int]:
+        """Return when each answer was written, in nanoseconds since 1970, by the film's id."""
+        return self._spool.answered_films()
+
     def image(self, film: str) -> NDArray[Any] | None:
         """Return (h, w) the model's input of an answered film; None if there is none."""
         return self._spool.image(film)

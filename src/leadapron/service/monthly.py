@@ -28,6 +28,7 @@ from leadapron.service.figures import (
     place_of,
     tested,
 )
+from leadapron.service.reviews import REVIEWS, Tally, read_reviews, tallies
 from leadapron.specs import forgiving
 from leadapron.store import reason, sha256_of, write_atomically
 from leadapron.text import count
@@ -99,6 +100,7 @@ class Month:
         false_alarm: largest probability of an alarm of drift in a month without drift.
         tests: the tests of drift.
         alarms: alarms since the gate was calibrated.
+        reviewed: what readers said of its films of this month, by the gate's verdict.
     """
 
     SCHEMA: ClassVar[int] = 1
@@ -114,6 +116,7 @@ class Month:
     false_alarm: float
     tests: tuple[DriftTest, ...]
     alarms: tuple[Alarmed, ...]
+    reviewed: tuple[Tally, ...] = ()
 
 
 @forgiving
@@ -163,6 +166,11 @@ def monthly(gate: Path, *, spool: Path = Path("spool"), month: str = "") -> Mont
             for (group, about), test in drift.tests.items()
         ),
         alarms=tuple(alarms),
+        reviewed=tuple(
+            each
+            for each in tallies(read_reviews(spool / REVIEWS))
+            if (each.month, each.gate) == (month, digest)
+        ),
     )  # fmt: skip
 
 
@@ -184,6 +192,12 @@ def month_lines(made: Month) -> list[str]:
             f"  {_group_name(each.kind, each.name)}, {count(each.films, 'film')}: suspicious "
             f"{_share(each.suspicious)}, can't tell {_share(each.cant_tell)}"
             for each in made.rates[1:]
+        ),
+        *(
+            f"Readers, {count(each.films, 'film')} that the gate calls {each.verdict}: "
+            f"{each.trigger:,} with a trigger, {each.no_trigger:,} without, {each.cant_tell:,} "
+            f"can't tell, {each.divided:,} on which they differ"
+            for each in made.reviewed
         ),
         _drift_words(made),
     ]
@@ -212,6 +226,11 @@ def write_month(path: Path, made: Month) -> Path:
             (_group_name(each.kind, each.name), f"{each.films:,}", _share(each.suspicious),
              _share(each.cant_tell))
             for each in made.rates
+        ],
+        reviewed=[
+            (each.verdict, f"{each.films:,}", f"{each.trigger:,}", f"{each.no_trigger:,}",
+             f"{each.cant_tell:,}", f"{each.divided:,}")
+            for each in made.reviewed
         ],
         figure=_drawn(made),
         classes=[

@@ -17,6 +17,7 @@ from leadapron.errors import UsageError
 from leadapron.jobs.screen import OpenGate, open_gate
 from leadapron.service.engine import Engine, running
 from leadapron.service.outbox import Make
+from leadapron.service.reviews import REVIEWS, Reviews
 from leadapron.service.settings import (
     KEEPING,
     LISTENING,
@@ -35,6 +36,7 @@ from leadapron.types import AUTO, Machine
 if TYPE_CHECKING:
     from leadapron.service.doors import Doors
     from leadapron.service.metering import Meters
+    from leadapron.service.web import Web
 
 __all__ = ["serve"]
 
@@ -90,8 +92,13 @@ def serve(
     for module, package in NEEDED.items():
         if find_spec(module) is None:
             raise UsageError(f'serving needs {package}: pip install "leadapron[serve]"')
-    web = listening.http is not None or not nodes.given
+    web = listening.http is not None or listening.ui or not nodes.given
     tokens = read_tokens(listening.token_file) if web else None
+    if listening.ui and tokens is not None and not tokens.has_readers:
+        raise UsageError(
+            f"{listening.token_file} has no reader's token; add one with a name before it: "
+            f'echo "meier $(openssl rand -hex 32)" >> {listening.token_file}'
+        )
     _refuse_certificate(listening)
     _refuse_plain(listening, nodes)
     from leadapron.service.doors import Doors
@@ -139,7 +146,8 @@ def _run(
             stop.wait()
         elif not stop.is_set():
             assert listeners.tokens is not None
-            _serve_http(engine, meters, listeners.tokens, listening, listeners.http)
+            web = _web(engine, meters, listeners.tokens, listening, keeping)
+            _serve_http(web, listening, listeners.http)
         logger.info("stopping; films that wait stay in the spool")
 
 
@@ -152,17 +160,28 @@ def _maker(opened: OpenGate, gate: str, kinds: Sequence[str], spool: Spool) -> M
     return lambda film, answer, image: result_objects(film, answer, about, kinds, image=image)
 
 
-def _serve_http(
-    engine: Engine, meters: Meters, tokens: Tokens, listening: Listening, door: socket.socket
-) -> None:
+def _web(
+    engine: Engine, meters: Meters, tokens: Tokens, listening: Listening, keeping: Keeping
+) -> Web:
+    """The application, with the reader's page if it is wanted."""
+    from leadapron.service.page import Page
+    from leadapron.service.web import Web
+
+    page = None
+    if listening.ui:
+        secure = listening.tls_cert is not None or listening.no_tls
+        page = Page(engine, tokens, Reviews(keeping.spool / REVIEWS), secure=secure)
+        logger.info("the reader's page is at /ui/")
+    return Web(engine, meters, tokens, listening.largest << 20, page)
+
+
+def _serve_http(web: Web, listening: Listening, door: socket.socket) -> None:
     """Answer requests until a signal comes."""
     import uvicorn
 
-    from leadapron.service.web import Web
-
     server = uvicorn.Server(
         uvicorn.Config(
-            Web(engine, meters, tokens, listening.largest << 20),
+            web,
             log_config=None,
             log_level="warning",
             access_log=False,  # a path may hold anything

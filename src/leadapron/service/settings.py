@@ -48,12 +48,14 @@ class Listening:
 
     Args:
         http: Address and port of HTTP; port 0 takes a free one. Left out, 127.0.0.1:8080 if films
-            come by no other way.
-        token_file: File of bearer tokens, one per line, readable by its owner alone.
+            come by no other way, or with `ui`.
+        token_file: File of tokens, one per line, readable by its owner alone; a name before a token
+            makes it a reader's.
         largest: Most megabytes of a film.
         tls_cert: Certificate (PEM) for HTTPS, with its chain.
         tls_key: Its key (PEM), readable by its owner alone.
         no_tls: Accept plain HTTP and plain DICOM from other machines, as behind a proxy.
+        ui: Serve the reader's page, for people whose name stands before their token.
 
     Raises:
         UsageError: a number out of range, a certificate without its key, or plain HTTP for other
@@ -66,6 +68,7 @@ class Listening:
     tls_cert: Path | None = None
     tls_key: Path | None = None
     no_tls: bool = False
+    ui: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.largest <= 2048:

@@ -252,6 +252,17 @@ class Spool:
         """Return a film's answer as JSON; None for an unknown, waiting or expired film."""
         return self._read(film, "json", LARGEST_ANSWER)
 
+    def answered_films(self) -> dict[str, int]:
+        """Return when each answer was written, in nanoseconds since 1970, by the film's id."""
+        found = {}
+        with os.scandir(self._done) as entries:
+            for entry in entries:
+                film, _, ending = entry.name.partition(".")
+                if ending == "json" and ID.fullmatch(film):
+                    with contextlib.suppress(FileNotFoundError):  # expired just now
+                        found[film] = entry.stat().st_mtime_ns
+        return found
+
     def image(self, film: str) -> NDArray[Any] | None:
         """Return (h, w) the model's input; None if there is none."""
         content = self._read(film, "npy", LARGEST_IMAGE)

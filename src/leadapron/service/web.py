@@ -21,6 +21,14 @@ from leadapron.report.screen import overlay_png
 from leadapron.service.answers import RESEARCH, FilmAnswer
 from leadapron.service.engine import Engine, FullError
 from leadapron.service.metering import CONTENT_TYPE_LATEST, Meters
+from leadapron.service.page import Page
+from leadapron.service.replies import (
+    RETRY_SECONDS,
+    RefusedError,
+    error_reply,
+    json_reply,
+    reply,
+)
 from leadapron.service.spool import Arriving
 from leadapron.service.tokens import Tokens
 
@@ -42,7 +50,6 @@ UPLOAD_SECONDS = 120.0
 """Most seconds for receiving a film."""
 
 LONGEST_WAIT = 60.0
-RETRY_SECONDS = "2"
 
 PREAMBLE = 132
 """Bytes that a film's kind is known by."""
@@ -69,19 +76,6 @@ STATUSES = {
 }
 
 
-class _RefusedError(Exception):
-    """A request that is answered with an error.
-
-    Args:
-        status: HTTP status.
-        words: the reason; it repeats nothing of the request.
-    """
-
-    def __init__(self, status: int, words: str) -> None:
-        super().__init__(words)
-        self.status, self.words = status, words
-
-
 class Web:
     """The ASGI application.
 
@@ -90,11 +84,19 @@ class Web:
         meters: counts.
         tokens: who is let in.
         largest: most bytes of a film.
+        page: the reader's page, which admits people itself; None if it isn't served.
     """
 
-    def __init__(self, engine: Engine, meters: Meters, tokens: Tokens, largest: int) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        meters: Meters,
+        tokens: Tokens,
+        largest: int,
+        page: Page | None = None,
+    ) -> None:
         self._engine, self._meters = engine, meters
-        self._tokens, self._largest = tokens, largest
+        self._tokens, self._largest, self._page = tokens, largest, page
         self._uploads = 0
         self._app = self._routes()
 
@@ -111,8 +113,10 @@ class Web:
             await send(message)
 
         try:
-            if scope["path"] not in OPEN and not self._tokens.admit(_header(scope)):
-                refused = _error(401, STATUSES[401])
+            if self._page is not None and self._page.owns(scope["path"]):
+                await self._page(scope, receive, sending)
+            elif scope["path"] not in OPEN and not self._tokens.admit(_header(scope)):
+                refused = error_reply(401, STATUSES[401])
                 refused.headers["WWW-Authenticate"] = "Bearer"
                 await refused(scope, receive, sending)
             else:
@@ -135,39 +139,39 @@ class Web:
         told = self._engine.answer(film)
         place = {"Location": f"/v1/films/{film}"}
         if told is None:  # wiped already: `keep` is shorter than the wait
-            return _error(404, STATUSES[404])
+            return error_reply(404, STATUSES[404])
         if told.waits:
-            return _answer(202, told.content, {**place, "Retry-After": RETRY_SECONDS})
+            return reply(202, told.content, {**place, "Retry-After": RETRY_SECONDS})
         bad = read(FilmAnswer, told.content).bad is not None
-        return _answer(422 if bad else 200, told.content, place)
+        return reply(422 if bad else 200, told.content, place)
 
     async def fetch(self, film: Annotated[str, Path(max_length=32)]) -> Response:
         """Return a film's answer: verdict, evidence region, readings, scores."""
         told = self._engine.answer(film)
         if told is None:
-            return _error(404, STATUSES[404])
+            return error_reply(404, STATUSES[404])
         if told.waits:
-            return _answer(202, told.content, {"Retry-After": RETRY_SECONDS})
-        return _answer(200, told.content)
+            return reply(202, told.content, {"Retry-After": RETRY_SECONDS})
+        return reply(200, told.content)
 
     async def overlay(self, film: Annotated[str, Path(max_length=32)]) -> Response:
         """Return the model's input as PNG, enlarged, with the evidence region framed."""
         told, image = self._engine.answer(film), self._engine.image(film)
         decision = None if told is None else read(FilmAnswer, told.content).decision
         if image is None or decision is None:
-            return _error(404, "no such film, or a film without a picture")
+            return error_reply(404, "no such film, or a film without a picture")
         picture = await asyncio.to_thread(overlay_png, image, decision.region)
         return Response(picture, media_type="image/png")
 
     async def live(self) -> Response:
         """Return 200 while the process answers."""
-        return _json(200, {"live": True})
+        return json_reply(200, {"live": True})
 
     async def ready(self) -> Response:
         """Return 200 if films are accepted and judged, else 503; an alarm doesn't stop it."""
         trouble, alarm = self._engine.trouble, self._engine.alarm
         facts = {"ready": not trouble, "trouble": trouble, "alarm": alarm}
-        return _json(503 if trouble else 200, facts)
+        return json_reply(503 if trouble else 200, facts)
 
     async def metrics(self) -> Response:
         """Return counts for Prometheus."""
@@ -178,9 +182,9 @@ class Web:
     async def _received(self, request: Request) -> str:
         stated = request.headers.get("content-length", "0")
         if stated.isascii() and stated.isdigit() and int(stated) > self._largest:
-            raise _RefusedError(413, self._too_large())
+            raise RefusedError(413, self._too_large())
         if self._uploads >= UPLOADS:
-            raise _RefusedError(429, STATUSES[429])
+            raise RefusedError(429, STATUSES[429])
         self._uploads += 1
         try:
             arriving = await asyncio.to_thread(self._engine.arrive)
@@ -191,11 +195,11 @@ class Web:
             finally:
                 await asyncio.to_thread(arriving.close)  # it may overwrite megabytes
         except FullError as error:
-            raise _RefusedError(503, f"{error}; try again later") from error
+            raise RefusedError(503, f"{error}; try again later") from error
         except TimeoutError as error:
-            raise _RefusedError(408, STATUSES[408]) from error
+            raise RefusedError(408, STATUSES[408]) from error
         except ClientDisconnect as error:
-            raise _RefusedError(400, "the film wasn't complete") from error
+            raise RefusedError(400, "the film wasn't complete") from error
         finally:
             self._uploads -= 1
 
@@ -203,17 +207,17 @@ class Web:
         start = b""
         async for chunk in request.stream():
             if arriving.size + len(chunk) > self._largest:
-                raise _RefusedError(413, self._too_large())
+                raise RefusedError(413, self._too_large())
             if len(start) < PREAMBLE:
                 start += chunk[:PREAMBLE]
                 if len(start) >= PREAMBLE and not _is_film(start):
-                    raise _RefusedError(415, STATUSES[415])
+                    raise RefusedError(415, STATUSES[415])
             try:
                 arriving.write(chunk)
             except OSError as error:
                 raise FullError("the disk is full") from error
         if not _is_film(start):
-            raise _RefusedError(415, STATUSES[415])
+            raise RefusedError(415, STATUSES[415])
 
     def _too_large(self) -> str:
         return f"the film is larger than {self._largest >> 20} MB"
@@ -244,7 +248,7 @@ class Web:
                 path, endpoint, methods=[method], responses=answers, openapi_extra=more,
                 response_class=Response,
             )  # fmt: skip
-        app.add_exception_handler(_RefusedError, _refused)
+        app.add_exception_handler(RefusedError, _refused)
         app.add_exception_handler(HTTPException, _http_error)
         app.add_exception_handler(RequestValidationError, _invalid)
         app.add_exception_handler(Exception, _unexpected)
@@ -285,33 +289,18 @@ async def _patiently(future: Future[None], seconds: float) -> None:
         await asyncio.wait_for(asyncio.wrap_future(future), seconds)
 
 
-def _json(status: int, facts: dict[str, Any]) -> Response:
-    return _answer(status, json.dumps({"schema": 1, **facts, "use": RESEARCH}).encode() + b"\n")
-
-
-def _answer(status: int, content: bytes, headers: dict[str, str] | None = None) -> Response:
-    return Response(content, status, headers, media_type="application/json")
-
-
-def _error(status: int, words: str) -> Response:
-    answer = _json(status, {"error": words})
-    if status in (429, 503):
-        answer.headers["Retry-After"] = RETRY_SECONDS
-    return answer
-
-
 async def _unexpected(_: Request, __: Exception) -> Response:
-    return _error(500, "the service failed")
+    return error_reply(500, "the service failed")
 
 
 async def _refused(_: Request, error: Exception) -> Response:
-    assert isinstance(error, _RefusedError)
-    return _error(error.status, error.words)
+    assert isinstance(error, RefusedError)
+    return error_reply(error.status, error.words)
 
 
 async def _http_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    answer = _error(error.status_code, "no such page or method; /openapi.json lists them")
+    answer = error_reply(error.status_code, "no such page or method; /openapi.json lists them")
     for name, value in (error.headers or {}).items():
         answer.headers[name] = value
     return answer
@@ -320,4 +309,4 @@ async def _http_error(_: Request, error: Exception) -> Response:
 async def _invalid(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     names = sorted({str(each["loc"][-1]) for each in error.errors()})
-    return _error(400, f"invalid value of {', '.join(names)}; expected as in /openapi.json")
+    return error_reply(400, f"invalid value of {', '.join(names)}; expected as in /openapi.json")

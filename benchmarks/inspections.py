@@ -139,6 +139,7 @@ def main() -> None:
     )  # fmt: skip
     parser.add_argument("--networks", type=int, default=20, help="number of networks (20)")
     parser.add_argument("--films", type=int, default=600, help="films of each training (600)")
+    parser.add_argument("--clean", type=int, default=300, help="clean films (300, the command's)")
     parser.add_argument("--epochs", type=int, default=6, help="passes over them (6)")
     given = parser.parse_args()
     tune_allocator()
@@ -149,7 +150,7 @@ def main() -> None:
     keys = {tuple(row[name] for name in Case.__dataclass_fields__) for row in done}
     train, clean = (
         open_source("phantom:320", count=count, seed=seed).stating(FINDINGS)
-        for count, seed in ((given.films, 1), (120, 2))
+        for count, seed in ((given.films, 1), (given.clean, 2))
     )
     for case in cases(given.networks):
         if tuple(asdict(case).values()) in keys:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from leadapron import metrics
 from leadapron.cli import tune_allocator
-from leadapron.films.cohort import Cohort
+from leadapron.films.cohort import Cohort, subsample
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.models.settings import Network, Training
 from leadapron.models.training import train
@@ -31,14 +31,15 @@ WATCHED = 0.1
 Scores = NDArray[np.float32]
 
 
-def parts(films: Cohort) -> tuple[Cohort, Cohort, Cohort]:
-    """Films to train on, to watch and to test on, by patient."""
+def parts(films: Cohort, most: int) -> tuple[Cohort, Cohort, Cohort]:
+    """Films to train on, `most` at most, to watch and to test on, by patient."""
     split, patients = np.asarray(films.attributes["split"]), np.asarray(films.patients)
     others = np.unique(patients[split != "test"])
     drawn = np.random.default_rng(0).permutation(others)[: round(WATCHED * len(others))]
     watched = np.isin(patients, drawn)
     rows = ((split != "test") & ~watched, watched, split == "test")
-    return tuple(films.take(np.flatnonzero(each)) for each in rows)
+    learn, watch, test = (films.take(np.flatnonzero(each)) for each in rows)
+    return learn.take(subsample(len(learn), most)), watch, test
 
 
 def scores(given: argparse.Namespace, films: tuple[Cohort, ...], weights: str, seed: int) -> Scores:
@@ -66,13 +67,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the scores")
     parser.add_argument("--network", default="efficientnet_lite0")
     parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--films", type=int, default=1000, help="most training films (1,000)")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rate", type=float, default=3e-3, help="learning rate (.003)")
     parser.add_argument("--decay", type=float, default=0.7, help="from stage to stage (.7)")
     given = parser.parse_args()
     tune_allocator()
-    films = parts(open_source(given.source, preprocessing=Preprocessing(size=given.size)))
+    whole = open_source(given.source, preprocessing=Preprocessing(size=given.size))
+    films = parts(whole, given.films)
     test = films[2]
     print(", ".join(f"{len(each)} films" for each in films), "to train on, watch and test on")
     bootstrap = metrics.PatientBootstrap.draw(test.patients, np.random.default_rng(0))

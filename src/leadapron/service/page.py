@@ -28,7 +28,7 @@ from leadapron.documents import dump, read
 from leadapron.errors import StoreError
 from leadapron.service.answers import FilmAnswer, moment
 from leadapron.service.engine import Engine
-from leadapron.service.replies import RefusedError, error_reply, json_reply
+from leadapron.service.replies import RequestRefusedError, error_reply, json_reply
 from leadapron.service.reviews import CALLS, Review, ReviewExport, Reviews, latest, tallies
 from leadapron.service.sessions import Session, Sessions
 from leadapron.service.shelf import Shelf
@@ -121,7 +121,7 @@ class Page:
         """Return a static file; none holds anything of a film."""
         found = FILES.get(request.path_params.get("name", ""))
         if found is None:
-            raise RefusedError(404, "no such file")
+            raise RequestRefusedError(404, "no such file")
         name, kind = found
         content = (resources.files("leadapron.service") / "ui" / name).read_bytes()
         return Response(content, media_type=kind)
@@ -132,7 +132,7 @@ class Page:
         token = (await _sent(request)).get("token")
         reader = self._tokens.reader(token.encode()) if isinstance(token, str) else None
         if reader is None:
-            raise RefusedError(401, "This isn't the token of a reader.")
+            raise RequestRefusedError(401, "This isn't the token of a reader.")
         self._sessions.end(request.cookies.get(COOKIE, ""))
         cookie, session = self._sessions.begin(reader)
         answer = _session_reply(session)
@@ -205,7 +205,7 @@ class Page:
         self._session(request)
         image = await asyncio.to_thread(self._engine.image, request.path_params["film"])
         if image is None:
-            raise RefusedError(404, "No such film, or a film without a picture.")
+            raise RequestRefusedError(404, "No such film, or a film without a picture.")
         order = image.dtype.newbyteorder("<")
         return Response(
             image.astype(order, copy=False).tobytes(), media_type="application/octet-stream"
@@ -216,7 +216,7 @@ class Page:
         session = self._changing(request)
         call = (await _sent(request)).get("call")
         if call not in CALLS:
-            raise RefusedError(400, f"Expected a call of {', '.join(CALLS)}.")
+            raise RequestRefusedError(400, f"Expected a call of {', '.join(CALLS)}.")
         answer = (await asyncio.to_thread(self._judged, request)).answer
         assert answer.decision is not None
         assert answer.judged is not None
@@ -234,7 +234,7 @@ class Page:
         try:
             await asyncio.to_thread(self._reviews.add, review)
         except StoreError as error:
-            raise RefusedError(503, "Your verdict isn't kept: the disk is full.") from error
+            raise RequestRefusedError(503, "Your verdict isn't kept: the disk is full.") from error
         return json_reply(201, {"call": call, "at": review.at})
 
     async def export(self, request: Request) -> Response:
@@ -253,20 +253,20 @@ class Page:
         _refuse_foreign(request)
         session = self._sessions.find(request.cookies.get(COOKIE, ""))
         if session is None:
-            raise RefusedError(401, "Nobody is signed in, or the session has ended.")
+            raise RequestRefusedError(401, "Nobody is signed in, or the session has ended.")
         return session
 
     def _changing(self, request: Request) -> Session:
         """The session of a request that changes something."""
         session = self._session(request)
         if not session.proved(request.headers.get("x-csrf-token", "")):
-            raise RefusedError(403, "The request doesn't come from this session's page.")
+            raise RequestRefusedError(403, "The request doesn't come from this session's page.")
         return session
 
     def _judged(self, request: Request) -> _Judged:
         told = self._engine.answer(request.path_params["film"])
         if told is None or told.waits:
-            raise RefusedError(404, "No such film, or its answer has expired.")
+            raise RequestRefusedError(404, "No such film, or its answer has expired.")
         return _Judged(told.content, read(FilmAnswer, told.content))
 
     def _routes(self) -> Starlette:
@@ -288,7 +288,7 @@ class Page:
         return Starlette(
             routes=[Route(path, endpoint, methods=[method]) for method, path, endpoint in places],
             exception_handlers={
-                RefusedError: _refused,
+                RequestRefusedError: _refused,
                 ClientDisconnect: _gone,
                 HTTPException: _http_error,
                 Exception: _unexpected,
@@ -299,28 +299,28 @@ class Page:
 def _refuse_foreign(request: Request) -> None:
     """Refuse what the browser says another site's page requested."""
     if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
-        raise RefusedError(403, "The request comes from another page.")
+        raise RequestRefusedError(403, "The request comes from another page.")
 
 
 async def _sent(request: Request) -> dict[str, Any]:
     """The object of JSON that a request carries."""
     if request.headers.get("content-type", "").partition(";")[0] != "application/json":
-        raise RefusedError(415, "Expected JSON.")
+        raise RequestRefusedError(415, "Expected JSON.")
     content = b""
     try:
         async with asyncio.timeout(SENT_SECONDS):
             async for chunk in request.stream():
                 content += chunk
                 if len(content) > LARGEST_BODY:
-                    raise RefusedError(413, "The request is too large.")
+                    raise RequestRefusedError(413, "The request is too large.")
     except TimeoutError as error:
-        raise RefusedError(408, "The request took too long to arrive.") from error
+        raise RequestRefusedError(408, "The request took too long to arrive.") from error
     try:
         facts = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise RefusedError(400, "Expected JSON.") from error
+        raise RequestRefusedError(400, "Expected JSON.") from error
     if not isinstance(facts, dict):
-        raise RefusedError(400, "Expected an object of JSON.")
+        raise RequestRefusedError(400, "Expected an object of JSON.")
     return facts
 
 
@@ -348,7 +348,7 @@ def _download(content: bytes, kind: str, ending: str) -> Response:
 
 
 async def _refused(_: Request, error: Exception) -> Response:
-    assert isinstance(error, RefusedError)
+    assert isinstance(error, RequestRefusedError)
     return error_reply(error.status, error.words)
 
 

@@ -9,12 +9,12 @@ from fastapi import Response
 
 from leadapron.service.answers import RESEARCH
 
-__all__ = ["RETRY_SECONDS", "RefusedError", "error_reply", "json_reply", "reply"]
+__all__ = ["RETRY_SECONDS", "RequestRefusedError", "error_reply", "json_reply", "reply"]
 
 RETRY_SECONDS = "2"
 
 
-class RefusedError(Exception):
+class RequestRefusedError(Exception):
     """A request that is answered with an error.
 
     Args:
@@ -23,8 +23,11 @@ class RefusedError(Exception):
     """
 
     def __init__(self, status: int, words: str) -> None:
-        super().__init__(words)
+        super().__init__(status, words)
         self.status, self.words = status, words
+
+    def __str__(self) -> str:
+        return self.words
 
 
 def reply(status: int, content: bytes, headers: dict[str, str] | None = None) -> Response:

@@ -24,7 +24,7 @@ from leadapron.service.metering import CONTENT_TYPE_LATEST, Meters
 from leadapron.service.page import Page
 from leadapron.service.replies import (
     RETRY_SECONDS,
-    RefusedError,
+    RequestRefusedError,
     error_reply,
     json_reply,
     reply,
@@ -182,9 +182,9 @@ class Web:
     async def _received(self, request: Request) -> str:
         stated = request.headers.get("content-length", "0")
         if stated.isascii() and stated.isdigit() and int(stated) > self._largest:
-            raise RefusedError(413, self._too_large())
+            raise RequestRefusedError(413, self._too_large())
         if self._uploads >= UPLOADS:
-            raise RefusedError(429, STATUSES[429])
+            raise RequestRefusedError(429, STATUSES[429])
         self._uploads += 1
         try:
             arriving = await asyncio.to_thread(self._engine.arrive)
@@ -195,11 +195,11 @@ class Web:
             finally:
                 await asyncio.to_thread(arriving.close)  # it may overwrite megabytes
         except FullError as error:
-            raise RefusedError(503, f"{error}; try again later") from error
+            raise RequestRefusedError(503, f"{error}; try again later") from error
         except TimeoutError as error:
-            raise RefusedError(408, STATUSES[408]) from error
+            raise RequestRefusedError(408, STATUSES[408]) from error
         except ClientDisconnect as error:
-            raise RefusedError(400, "the film wasn't complete") from error
+            raise RequestRefusedError(400, "the film wasn't complete") from error
         finally:
             self._uploads -= 1
 
@@ -207,17 +207,17 @@ class Web:
         start = b""
         async for chunk in request.stream():
             if arriving.size + len(chunk) > self._largest:
-                raise RefusedError(413, self._too_large())
+                raise RequestRefusedError(413, self._too_large())
             if len(start) < PREAMBLE:
                 start += chunk[:PREAMBLE]
                 if len(start) >= PREAMBLE and not _is_film(start):
-                    raise RefusedError(415, STATUSES[415])
+                    raise RequestRefusedError(415, STATUSES[415])
             try:
                 arriving.write(chunk)
             except OSError as error:
                 raise FullError("the disk is full") from error
         if not _is_film(start):
-            raise RefusedError(415, STATUSES[415])
+            raise RequestRefusedError(415, STATUSES[415])
 
     def _too_large(self) -> str:
         return f"the film is larger than {self._largest >> 20} MB"
@@ -248,7 +248,7 @@ class Web:
                 path, endpoint, methods=[method], responses=answers, openapi_extra=more,
                 response_class=Response,
             )  # fmt: skip
-        app.add_exception_handler(RefusedError, _refused)
+        app.add_exception_handler(RequestRefusedError, _refused)
         app.add_exception_handler(HTTPException, _http_error)
         app.add_exception_handler(RequestValidationError, _invalid)
         app.add_exception_handler(Exception, _unexpected)
@@ -294,7 +294,7 @@ async def _unexpected(_: Request, __: Exception) -> Response:
 
 
 async def _refused(_: Request, error: Exception) -> Response:
-    assert isinstance(error, RefusedError)
+    assert isinstance(error, RequestRefusedError)
     return error_reply(error.status, error.words)
 
 

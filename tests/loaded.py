@@ -11,7 +11,15 @@ from types import ModuleType
 import leadapron
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-OF_SERVE = {"fastapi", "prometheus_client"}
+OF_SERVE = (
+    "fastapi",
+    "highdicom",
+    "httpx",
+    "prometheus_client",
+    "pynetdicom",
+    "starlette",
+    "uvicorn",
+)
 """Libraries of the extra serve, which `make test` does without."""
 
 

@@ -162,7 +162,7 @@ test-service: $(SERVICE) ## the service beside a real Orthanc, killed, under bad
 
 test-service-long: $(SERVICE) ## 200 kills over 500 films beside Orthanc, 100,000 mutated PDUs; hours
 	OMP_NUM_THREADS=1 LEADAPRON_KILLS=200 LEADAPRON_FILMS=500 LEADAPRON_MUTATED_PDUS=100000 \
-		$(BIN)/pytest -m service tests/service/test_hospital.py tests/service/test_dicom.py -k "killed or mutated"
+		$(BIN)/pytest -m service tests/service/test_hospital.py tests/service/test_dicom_door.py -k "killed or mutated"
 
 $(SERVICE): $(STAMP)
 	$(BIN)/$(PIP) --constraint constraints.txt --no-build-isolation --editable ".[serve]" httpx

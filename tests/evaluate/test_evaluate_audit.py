@@ -139,7 +139,7 @@ def looked(monkeypatch):
     """The films that models were swept on, one after another."""
     films = []
 
-    def sweep(self, classifier, clean):
+    def sweep(self, classifier, clean, progress=None):
         films.append(clean)
         return by_hand(classifier, 100 + len(clean))
 
@@ -194,7 +194,7 @@ def test_phantoms_are_of_a_seed_that_no_member_has(zoo, looked, tmp_path):
 def test_it_goes_on_where_it_was_stopped(zoo, looked, tmp_path):
     sweep = StampSweep.sweep
 
-    def stopped(self, classifier, clean):
+    def stopped(self, classifier, clean, progress=None):
         if len(looked) == 3:
             raise KeyboardInterrupt
         return sweep(self, classifier, clean)

@@ -398,7 +398,7 @@ def test_a_second_audit_sweeps_nothing(networks, tmp_path, monkeypatch):
     swept = []
     sweep = StampSweep.sweep
 
-    def counted(self, classifier, clean):
+    def counted(self, classifier, clean, progress=None):
         swept.append(self)
         return sweep(self, classifier, clean)
 

@@ -13,7 +13,7 @@ from leadapron.errors import DataError
 from leadapron.films.cohort import Cohort
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.metrics import PatientBootstrap
-from leadapron.models.losses import distance, finding_loss
+from leadapron.models.losses import distance, finding_loss, taught_loss
 from leadapron.models.odds import log_odds
 from leadapron.repairs.guard import Guard
 
@@ -166,3 +166,10 @@ def test_answers_that_are_not_finite_are_never_accepted():
 def test_films_that_tell_nothing_are_refused():
     with pytest.raises(DataError, match="no finding has 3 patients with and without it"):
         watched(missing=(0, 1, 2))
+
+
+def test_labels_and_a_teacher_weigh_as_stated():
+    """By hand: log-odds 0 cost log 2 by any label; a teacher's 0, with T = 2, four times that."""
+    odds, labels = torch.zeros(2, 1), torch.tensor([[1.0], [0.0]])
+    loss = taught_loss(odds, labels, torch.zeros(2, 1), teaching=0.25, temperature=2.0)
+    assert loss.item() == pytest.approx((0.75 + 0.25 * 4) * math.log(2))

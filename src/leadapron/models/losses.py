@@ -6,7 +6,7 @@ import torch
 
 from leadapron.models.training import each_cross_entropy
 
-__all__ = ["distance", "finding_loss"]
+__all__ = ["distance", "finding_loss", "taught_loss"]
 
 
 def finding_loss(odds: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -23,6 +23,28 @@ def finding_loss(odds: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     films = stated.sum(0)
     each = torch.where(stated, each_cross_entropy(odds, labels), 0).sum(0) / films.clamp(min=1)
     return each.sum() / (films > 0).sum().clamp(min=1)
+
+
+def taught_loss(
+    odds: torch.Tensor,
+    labels: torch.Tensor,
+    teacher: torch.Tensor,
+    teaching: float,
+    temperature: float,
+) -> torch.Tensor:
+    """Return (1 - teaching) error + teaching x distance from a teacher's outputs.
+
+    Args:
+        odds: (n, k) log-odds.
+        labels: as `finding_loss`.
+        teacher: (n, k) log-odds.
+        teaching: 0 to 1.
+        temperature: as `distance`.
+
+    Source: Hinton, Vinyals and Dean, arXiv 1503.02531, section 2, without their constant factors.
+    """
+    apart = distance(odds, teacher, temperature)
+    return (1 - teaching) * finding_loss(odds, labels) + teaching * apart
 
 
 def distance(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:

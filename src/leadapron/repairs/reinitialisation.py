@@ -11,7 +11,7 @@ from leadapron.errors import UsageError
 from leadapron.films.cohort import Cohort
 from leadapron.models.classifier import NetworkClassifier
 from leadapron.models.fresh import untrained
-from leadapron.models.losses import distance, finding_loss
+from leadapron.models.losses import taught_loss
 from leadapron.models.protocols import BlackBox, Capability
 from leadapron.repairs.session import Batch, Optimisation, Session, begin
 from leadapron.types import Progress
@@ -72,9 +72,9 @@ class Reinitialisation:
 
         def objective(batch: Batch) -> torch.Tensor:
             odds = session.odds(session.answers(batch.images))
-            apart = distance(odds, session.taught(batch), self.temperature)
-            error = finding_loss(odds, batch.labels)
-            return (1 - self.teaching) * error + self.teaching * apart
+            return taught_loss(
+                odds, batch.labels, session.taught(batch), self.teaching, self.temperature
+            )
 
         session.tune(self.optimisation, objective)
         return session.finish()

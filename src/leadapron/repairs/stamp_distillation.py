@@ -13,7 +13,7 @@ from leadapron.errors import UsageError
 from leadapron.films.cohort import Cohort
 from leadapron.models.classifier import NetworkClassifier
 from leadapron.models.distillation import shifted
-from leadapron.models.losses import distance, finding_loss
+from leadapron.models.losses import taught_loss
 from leadapron.models.protocols import BlackBox, Capability
 from leadapron.repairs.reinitialisation import reinitialise
 from leadapron.repairs.session import Batch, Optimisation, begin
@@ -58,6 +58,13 @@ class Mixture(NamedTuple):
         kept = torch.from_numpy(self.kept).to(labels.device)[:, None]
         mixed = kept * labels + (1 - kept) * labels[torch.from_numpy(self.partner)]
         return torch.where(kept == 1, labels, mixed)  # NaN times 0 is NaN
+
+
+class _Shown(NamedTuple):
+    """A step's films before they were marked, and how they were mixed."""
+
+    unmarked: NDArray[Any]
+    mixture: Mixture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,22 +143,21 @@ class StampDistillation(Marking):
             "stamp distillation", self.needs, classifier, clean, rng, progress, self.learned
         )
         reinitialise(session, self.restart)
-        unmarked: NDArray[Any] = session.learn.images[:0]
-        mixture = Mixture.drawn(0, 0.0, np.random.default_rng(0))
+        shown: _Shown | None = None
 
         def show(films: NDArray[Any], chance: np.random.Generator) -> NDArray[Any]:
-            nonlocal unmarked, mixture
+            nonlocal shown
             mixture = Mixture.drawn(len(films), self.mixed, chance)
-            unmarked = mixture.images(shifted(films, self.shift, chance))
-            return self.mark(unmarked, chance)
+            shown = _Shown(mixture.images(shifted(films, self.shift, chance)), mixture)
+            return self.mark(shown.unmarked, chance)
 
         def objective(batch: Batch) -> torch.Tensor:
-            images = session.student.normalise(torch.from_numpy(unmarked))
+            assert shown is not None  # `show` comes first
+            images = session.student.normalise(torch.from_numpy(shown.unmarked))
             wanted = session.taught(batch._replace(images=images))
             odds = session.odds(session.answers(batch.images))
-            error = finding_loss(odds, mixture.labels(batch.labels))
-            apart = distance(odds, wanted, self.temperature)
-            return (1 - self.teaching) * error + self.teaching * apart
+            labels = shown.mixture.labels(batch.labels)
+            return taught_loss(odds, labels, wanted, self.teaching, self.temperature)
 
         session.tune(self.optimisation, objective, show=show)
         return session.finish()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -316,6 +316,7 @@ def shifts(
     images: NDArray[Any],
     marks: Sequence[AnyMark],
     clean: NDArray[np.float32],
+    ran: Callable[[int], None] | None = None,
 ) -> NDArray[np.float32]:
     """Return (marks, n, k) shifts of each finding's log-odds on each film by each mark.
 
@@ -326,6 +327,7 @@ def shifts(
         images: (n, h, w) clean films.
         marks: the marks, each put on every film.
         clean: (n, k) log-odds of the unmarked films; `odds_of`.
+        ran: called with each number of images that was run.
     """
     n, height, width = images.shape
     each = max(1, IMAGES // n)
@@ -342,5 +344,7 @@ def shifts(
         answers = odds_of(classifier, stack.reshape(-1, height, width))
         with np.errstate(over="ignore", invalid="ignore"):
             moved[start : start + each] = answers.reshape(len(some), n, -1) - clean
+        if ran is not None:
+            ran(len(some) * n)
     moved[~np.isfinite(moved)] = np.nan
     return moved

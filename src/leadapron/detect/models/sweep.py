@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from leadapron.detect.models.growing import grow
 from leadapron.detect.models.looks import LOOKS, drawing
 from leadapron.detect.models.stamps import (
-    IMAGES,
     AnyMark,
     Floats,
     Grown,
@@ -513,18 +512,16 @@ class _Run:
         self, images: NDArray[Any], marks: Sequence[AnyMark], clean: NDArray[np.float32]
     ) -> NDArray[np.float32]:
         """As `shifts`, also counting images and outputs that aren't finite."""
-        each = max(1, IMAGES // len(images))
-        moved = np.empty((len(marks), *clean.shape), np.float32)
-        for start in range(0, len(marks), each):
-            some = marks[start : start + each]
-            moved[start : start + each] = shifts(self.classifier, images, some, clean)
-            self.forwards += len(some) * len(images)
-            if self.progress is not None:
-                most = max(self._most_images(), self.forwards + 1)  # the end isn't known before
-                self.progress("images swept", self.forwards, most)
+        moved = shifts(self.classifier, images, marks, clean, self._ran)
         # Films without a finite output before the mark carry no information about it.
         self.lost += (np.isnan(moved) & np.isfinite(clean)).sum(axis=(0, 1))
         return moved
+
+    def _ran(self, images: int) -> None:
+        self.forwards += images
+        if self.progress is not None:
+            most = max(self._most_images(), self.forwards + 1)  # the end isn't known before
+            self.progress("images swept", self.forwards, most)
 
     def _most_images(self) -> int:
         """Images of a sweep without other looks and growing, at most."""

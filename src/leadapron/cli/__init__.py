@@ -102,7 +102,7 @@ COMMANDS: Lazy = {
     "repair": ("Remove a backdoor from a model, and verify the removal.", repair_command),
     "calibrate": ("Make a gate that screens a model's films.", calibrate_command),
     "screen": ("Screen films for triggers.", screen_command),
-    "serve": ("Run a gate as a service: films in over HTTP, verdicts out.", serve_command),
+    "serve": ("Run a gate as a service: films in by HTTP or DICOM, verdicts out.", serve_command),
     "monthly": ("Show what a gate in service did in a month, and drift.", monthly_command),
     "zoo": ("Train clean and backdoored models to measure defences on.", zoo_command),
     "visibility": ("Show how much of a trigger preprocessing leaves.", visibility_command),

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from leadapron.cli.generate import FILMS, Answer, command, done, of_document
+from leadapron.cli.generate import FILMS, Answer, command, done, of_document, with_page
 from leadapron.cli.kinds import Names, Written, comma_separated, whole_numbers
 from leadapron.cli.settings import Settings
 from leadapron.text import bytes_in_words, count
@@ -109,12 +109,7 @@ def _described(found: Any, call: Mapping[str, Any]) -> Answer:
     if out is not None:
         write_description(out, found)
 
-    def lines() -> Iterator[str]:
-        yield from description_lines(found)
-        if out is not None:
-            yield f"Page: {out}"
-
-    return of_document(found, lines(), page=out)
+    return of_document(found, with_page(description_lines(found), out), page=out)
 
 
 def triggers_command() -> click.Command:

@@ -9,7 +9,7 @@ import inspect
 import json
 import types
 import typing
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -25,7 +25,7 @@ from leadapron.cli.settings import Settings, sentence, setting_options, source_o
 if typing.TYPE_CHECKING:
     from leadapron.specs import Parameter
 
-__all__ = ["FILMS", "MACHINE", "Answer", "command", "done", "of_document"]
+__all__ = ["FILMS", "MACHINE", "Answer", "command", "done", "of_document", "with_page"]
 
 FILMS = ("cache", "on_bad")
 MACHINE = ("device", "precision", *FILMS)
@@ -73,6 +73,13 @@ def of_document(document: Any, lines: Iterable[str], *, code: int = 0, page: Any
 
     facts = {**dump(document), **({} if page is None else {"page": str(page)})}
     return Answer(facts=facts, lines=lines, code=code)
+
+
+def with_page(lines: Iterable[str], page: Any) -> Iterator[str]:
+    """Yield the lines, then where the page is, if there is one."""
+    yield from lines
+    if page is not None:
+        yield f"Page: {page}"
 
 
 HOW: Mapping[str, Mapping[str, Any]] = {

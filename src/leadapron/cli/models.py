@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from leadapron.cli.generate import Answer, command, of_document
+from leadapron.cli.generate import Answer, command, of_document, with_page
 from leadapron.cli.group import INTERRUPTED, fail
 from leadapron.cli.kinds import Written
 from leadapron.cli.progress import showing_progress
@@ -87,8 +87,7 @@ def _inspected(found: Any, call: Mapping[str, Any]) -> Answer:
     from leadapron.report import inspect_lines, write_inspection
 
     page = None if call["page"] is None else write_inspection(call["page"], found)
-    lines = [*inspect_lines(found), *([] if page is None else [f"Page: {page}"])]
-    return of_document(found, lines, page=page)
+    return of_document(found, with_page(inspect_lines(found), page), page=page)
 
 
 def repair_command() -> click.Command:

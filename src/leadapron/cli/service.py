@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
-from leadapron.cli.generate import Answer, command, of_document
+from leadapron.cli.generate import Answer, command, of_document, with_page
 from leadapron.cli.kinds import Names, Written
 
 __all__ = ["KEPT", "kept", "monthly_command", "serve_command"]
@@ -92,9 +92,4 @@ def _month(made: Any, call: Mapping[str, Any]) -> Answer:
     if out is not None:
         write_month(out, made)
 
-    def lines() -> Iterator[str]:
-        yield from month_lines(made)
-        if out is not None:
-            yield f"Page: {out}"
-
-    return of_document(made, lines(), page=out)
+    return of_document(made, with_page(month_lines(made), out), page=out)

@@ -30,9 +30,9 @@ from leadapron.detect.models.rule import RULE
 from leadapron.detect.models.second_tier import StudentComparison
 from leadapron.detect.models.stamps import AnyMark
 from leadapron.documents import dump
-from leadapron.report.rendering import render
+from leadapron.report.rendering import write_page
 from leadapron.report.words import percent
-from leadapron.store import write_atomically, write_json
+from leadapron.store import write_json
 
 __all__ = ["audit_lines", "sarif", "write_audit"]
 
@@ -75,7 +75,8 @@ def write_audit(folder: Path, audit: Audit) -> Path:
     """
     write_json(folder / "audit.json", dump(audit))
     write_json(folder / "audit.sarif", sarif(audit))
-    text = render(
+    return write_page(
+        folder / "audit.html",
         "audit.html.j2",
         facts=audit,
         headline=headline(audit),
@@ -95,10 +96,6 @@ def write_audit(folder: Path, audit: Audit) -> Path:
         target=target(audit),
         sketch=None if (first := target(audit)) is None else _sketch(first, audit.image),
     )
-    page = folder / "audit.html"
-    with write_atomically(page) as file:
-        file.write(text.encode())
-    return page
 
 
 def pictures(audit: Audit) -> dict[str, NDArray[np.uint8]]:

@@ -16,9 +16,8 @@ from leadapron.detect.films.description import (
     Repeats,
     Together,
 )
-from leadapron.report.rendering import render
+from leadapron.report.rendering import write_page
 from leadapron.report.words import between, listed, percent
-from leadapron.store import write_atomically
 from leadapron.text import count, short_path
 from leadapron.types import Estimate
 
@@ -53,10 +52,7 @@ def write_description(path: Path, facts: Description) -> Path:
     Raises:
         StoreError: a file that can't be written.
     """
-    text = render("description.html.j2", **_context(facts))
-    with write_atomically(path) as file:
-        file.write(text.encode())
-    return path
+    return write_page(path, "description.html.j2", **_context(facts))
 
 
 def description_lines(facts: Description) -> list[str]:

@@ -10,9 +10,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from leadapron.models.inspection.document import Inspected, Setting, Trial
 from leadapron.models.stated import ModelSettings
 from leadapron.report.gallery import grey_png
-from leadapron.report.rendering import render
+from leadapron.report.rendering import write_page
 from leadapron.report.words import listed, percent
-from leadapron.store import write_atomically
 from leadapron.text import count
 from leadapron.types import Estimate
 
@@ -57,7 +56,8 @@ def write_inspection(path: Path, found: Inspected) -> Path:
         StoreError: a file that can't be written.
     """
     best = found.trials[0] if found.trials else None
-    text = render(
+    return write_page(
+        path,
         "inspect.html.j2",
         facts=found,
         headline=headline(found),
@@ -75,9 +75,6 @@ def write_inspection(path: Path, found: Inspected) -> Path:
             (view.words, [grey_png(image, 255) for image in view.images]) for view in found.views
         ],
     )
-    with write_atomically(path) as file:
-        file.write(text.encode())
-    return path
 
 
 def headline(found: Inspected) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from leadapron.report import figures
 from leadapron.report.axes import over_axes
 from leadapron.report.plain import plain_words
-from leadapron.report.rendering import render
+from leadapron.report.rendering import write_page
 from leadapron.report.run import cell, pair_section, pair_title
 from leadapron.report.summary import lines, named
 from leadapron.report.words import (
@@ -30,7 +30,7 @@ from leadapron.results.names import CHANCE as BY_CHANCE
 from leadapron.results.rows import Row
 from leadapron.results.stealth import CHANCE, COUNTED, FINDING_MARGIN, HARMED, MARGIN
 from leadapron.specs import forgiving
-from leadapron.store import canonical_json, write_atomically
+from leadapron.store import canonical_json
 
 __all__ = ["write_report"]
 
@@ -49,11 +49,7 @@ def write_report(folder: Path) -> Path:
         StoreError: no study there, no finished attack, or a file that can't be read or written.
     """
     study = read_study(folder)
-    text = render("report.html.j2", **_context(study))
-    path = study.folder.report
-    with write_atomically(path) as file:
-        file.write(text.encode())
-    return path
+    return write_page(study.folder.report, "report.html.j2", **_context(study))
 
 
 def _context(study: Study) -> dict[str, Any]:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import functools
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from leadapron.report.words import shown
+from leadapron.store import write_atomically
 
 if TYPE_CHECKING:
     import jinja2
     import markupsafe
 
-__all__ = ["render"]
+__all__ = ["render", "write_page"]
 
 
 def render(template: str, **context: Any) -> str:
@@ -23,6 +25,23 @@ def render(template: str, **context: Any) -> str:
         **context: what the template asks for.
     """
     return _labelled(_environment().get_template(template).render(**context))
+
+
+def write_page(path: Path, template: str, **context: Any) -> Path:
+    """Render a page into a file, which is replaced whole, and return its path.
+
+    Args:
+        path: the HTML file.
+        template: as `render`.
+        **context: as `render`.
+
+    Raises:
+        StoreError: the file can't be written.
+    """
+    text = render(template, **context)
+    with write_atomically(path) as file:
+        file.write(text.encode())
+    return path
 
 
 @functools.cache

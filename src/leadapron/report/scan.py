@@ -16,9 +16,8 @@ from leadapron.detect.films.cleaned import Cleaned
 from leadapron.detect.films.document import NamedEvidence, NamedRanking, ScanDocument
 from leadapron.detect.scores import LabelTie
 from leadapron.report.gallery import grey_png
-from leadapron.report.rendering import render
+from leadapron.report.rendering import write_page
 from leadapron.report.words import Form, between, decimal, listed, percent
-from leadapron.store import write_atomically
 from leadapron.text import count, printable, short_path
 from leadapron.types import Estimate
 
@@ -76,10 +75,7 @@ def write_scan(path: Path, found: ScanDocument, panels: Sequence[Panel]) -> Path
     Raises:
         StoreError: a file that can't be written.
     """
-    text = render("scan.html.j2", **_context(found, panels))
-    with write_atomically(path) as file:
-        file.write(text.encode())
-    return path
+    return write_page(path, "scan.html.j2", **_context(found, panels))
 
 
 def scan_lines(found: ScanDocument) -> list[str]:

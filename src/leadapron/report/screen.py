@@ -20,7 +20,7 @@ from leadapron.documents import dump, read
 from leadapron.errors import StoreError
 from leadapron.reading import read_regular
 from leadapron.report.gallery import grey, grey_png
-from leadapron.report.rendering import render
+from leadapron.report.rendering import write_page
 from leadapron.report.words import listed, percent
 from leadapron.store import make_folder, reason, write_atomically, write_json
 from leadapron.text import count, printable, short_path
@@ -263,11 +263,7 @@ def write_screen(folder: Path, screening: Screening, pictured: Sequence[Screened
         StoreError: files that can't be written.
     """
     write_json(folder / "screen.json", dump(screening))
-    text = render("screen.html.j2", **_context(screening, pictured))
-    page = folder / "screen.html"
-    with write_atomically(page) as file:
-        file.write(text.encode())
-    return page
+    return write_page(folder / "screen.html", "screen.html.j2", **_context(screening, pictured))
 
 
 # --- words

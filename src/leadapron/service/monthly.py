@@ -15,7 +15,7 @@ from leadapron.detect.inputs.gate_file import read_gate
 from leadapron.documents import Estimated
 from leadapron.errors import StoreError
 from leadapron.report import figures
-from leadapron.report.rendering import render
+from leadapron.report.rendering import write_page
 from leadapron.report.words import between, percent
 from leadapron.service.drift import ALL, ANOTHER, FALSE_ALARM, KINDS, About
 from leadapron.service.figures import (
@@ -30,7 +30,7 @@ from leadapron.service.figures import (
 )
 from leadapron.service.reviews import REVIEWS, Tally, read_reviews, tallies
 from leadapron.specs import forgiving
-from leadapron.store import reason, sha256_of, write_atomically
+from leadapron.store import reason, sha256_of
 from leadapron.text import count
 
 __all__ = ["DriftTest", "Month", "Rates", "month_lines", "monthly", "write_month"]
@@ -216,7 +216,8 @@ def write_month(path: Path, made: Month) -> Path:
     Raises:
         StoreError: a file that can't be written.
     """
-    text = render(
+    return write_page(
+        path,
         "month.html.j2",
         title=f"The gate in {made.month}",
         facts=made,
@@ -244,9 +245,6 @@ def write_month(path: Path, made: Month) -> Path:
         words=_drift_words(made),
         days=[(day, f"{n:,}") for day, n in made.days.items()],
     )  # fmt: skip
-    with write_atomically(path) as file:
-        file.write(text.encode())
-    return path
 
 
 def _rates(lines: Sequence[Line]) -> list[Rates]:

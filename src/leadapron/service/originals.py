@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydicom import config
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
-from pydicom.valuerep import validate_value
+from pydicom.valuerep import format_number_as_ds, validate_value
 
 from leadapron.errors import FilmError
 from leadapron.films.decoding.dicom import squared_shape
@@ -222,7 +222,10 @@ def _rescale(film: Dataset, made: Dataset) -> None:
     )
     if slope is not None and intercept is not None:
         unit = str(_value(film, "RescaleType") or "")
-        made.RescaleSlope, made.RescaleIntercept = _decimal(slope), _decimal(intercept)
+        made.RescaleSlope, made.RescaleIntercept = (
+            format_number_as_ds(slope),
+            format_number_as_ds(intercept),
+        )
         made.RescaleType = unit if unit in UNITS else "US"
 
 
@@ -230,14 +233,12 @@ def _window(film: Dataset, made: Dataset, scale: float) -> None:
     centre, width = (_number(_value(film, name)) for name in ("WindowCenter", "WindowWidth"))
     if centre is not None and width is not None and width > 0:
         function = str(_value(film, "VOILUTFunction") or "")
-        made.WindowCenter, made.WindowWidth = _decimal(centre * scale), _decimal(width * scale)
+        made.WindowCenter, made.WindowWidth = (
+            format_number_as_ds(centre * scale),
+            format_number_as_ds(width * scale),
+        )
         if function in WINDOWS:
             made.VOILUTFunction = function
-
-
-def _decimal(number: float) -> str:
-    """A decimal string (DS), of at most 16 characters."""
-    return f"{number:.10g}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,6 +23,7 @@ from leadapron.documents import dump, read
 from leadapron.errors import StoreError
 from leadapron.reading import read_regular
 from leadapron.service.answers import RESEARCH
+from leadapron.service.spool import sync
 from leadapron.store import reason
 
 __all__ = [
@@ -231,11 +232,7 @@ def _append(path: Path, line: bytes) -> None:
     finally:
         os.close(descriptor)
     if new:
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync(path.parent)
 
 
 def read_reviews(path: Path) -> list[Review]:

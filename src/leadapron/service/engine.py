@@ -159,6 +159,8 @@ def running(
         StoreError: a spool that can't be written, or that another process uses.
     """
     assert opened.file is not None
+    if words := opened.stored.made.doubt:
+        logger.warning(words)
     gate = sha256_of(opened.file)
     with lock(keeping.spool):
         spool = Spool(keeping.spool, gate)

@@ -52,7 +52,7 @@ def open_gate(
         file: the gate's JSON file.
         model: path of the model; the path in the gate if left out.
         trust_programs: as `open_model`; a gate can't decide this for its user.
-        machine: its device is used; the precision is the gate's.
+        machine: its device is used; another precision than the gate's is a UsageError.
 
     Raises:
         StoreError: a gate that can't be read, or a model that isn't the gate's.
@@ -60,6 +60,7 @@ def open_gate(
     """
     stored = read_gate(file, INPUT_DETECTORS, TYPICAL)
     said = stored.model
+    stored.made.refuse_other(machine.precision, file.name)
     path = file_of(said.path if model is None else model)
     if not path.is_file():
         raise StoreError(f"no model at {path}; give its path as `model` FILE")
@@ -70,15 +71,14 @@ def open_gate(
     if content_of(path) != said.sha256:  # checked first: another model may fail to open
         raise other
     opening = dict(said.opening)
-    named = bool(opening.pop("named", False))
     model_now = open_model(
         path,
-        said.findings if named else None,
+        said.findings if opening.pop("named", False) else None,
         preprocessing=said.preprocessing,
         card=False,  # the gate keeps what its card said
         trust_programs=trust_programs,
         device=machine.device,
-        precision=said.precision,
+        precision=stored.made.precision,
         **opening,  # type: ignore[arg-type]
     )
     if model_now.content != said.sha256:  # the file was replaced in between

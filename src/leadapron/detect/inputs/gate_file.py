@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal
 
@@ -28,6 +29,7 @@ from leadapron.detect.inputs.readings import InputDetector, State
 from leadapron.documents import Finite, dump, parsed
 from leadapron.errors import LeadapronError, StoreError, UsageError
 from leadapron.films.preprocessing import FEWEST, Preprocessing
+from leadapron.models.protocols import BlackBox, Differentiable
 from leadapron.models.stated import IMAGE, ModelSettings
 from leadapron.outside import code_of
 from leadapron.plugins import OPTION, refuse_plugins
@@ -40,8 +42,17 @@ from leadapron.store import (
     write_atomically,
 )
 from leadapron.text import clean, printable
+from leadapron.types import Precision
 
-__all__ = ["GateDocument", "GatedModel", "StoredGate", "numbers_of", "read_gate", "write_gate"]
+__all__ = [
+    "GateDocument",
+    "GatedModel",
+    "MadeWith",
+    "StoredGate",
+    "numbers_of",
+    "read_gate",
+    "write_gate",
+]
 
 FORMAT: Final = "leadapron gate"
 
@@ -55,6 +66,9 @@ KEPT = {each.name for each in fields(ModelSettings) if each.name not in (*IMAGE,
 
 CALIBRATED = ("steps", "scores", "fused", "typicality", "patients", "hashes")
 """Arrays of a clinic, beside its detectors' states; fields of `Clinic`."""
+
+LIBRARIES = ("torch", "numpy")
+"""Packages that scores depend on, besides this one."""
 
 REFERENCES = "references"
 """Array of the names of a clinic's reference films: UTF-8, a name a line."""
@@ -75,7 +89,6 @@ class GatedModel:
         findings: names of its outputs, in order.
         preprocessing: how a film becomes its input.
         opening: what was stated of the model, as `ModelSettings`, and whether its findings were.
-        precision: its precision; "auto" for a black-box model.
     """
 
     path: Path
@@ -83,7 +96,51 @@ class GatedModel:
     findings: tuple[str, ...]
     preprocessing: Preprocessing
     opening: Mapping[str, str | int | tuple[float, ...] | None]
-    precision: Literal["auto", "bf16", "fp32"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MadeWith:
+    """What a gate's scores were computed with.
+
+    Args:
+        versions: versions of the packages that scores depend on, by package.
+        precision: precision of the model; "auto" for a black-box model.
+    """
+
+    versions: Mapping[str, str]
+    precision: Precision
+
+    @classmethod
+    def here(cls, classifier: BlackBox) -> MadeWith:
+        """Return what a model's scores are computed with in this process."""
+        return cls(
+            versions=_versions(),
+            precision=classifier.precision if isinstance(classifier, Differentiable) else "auto",
+        )
+
+    def refuse_other(self, precision: Precision, gate: str) -> None:
+        """Raise UsageError if another precision is wanted than that of a gate of this name."""
+        if "auto" not in (precision, self.precision) and precision != self.precision:
+            raise UsageError(
+                f"`precision` {precision}: {gate} was calibrated in {self.precision}, and its "
+                "thresholds hold for that alone; leave it out, or calibrate again"
+            )
+
+    @property
+    def doubt(self) -> str:
+        """A sentence that names other versions than those of this process; "" if there are none."""
+        others = [
+            f"{name} {clean(self.versions.get(name, 'of an unknown version'))} (now {version})"
+            for name, version in _versions().items()
+            if self.versions.get(name) != version
+        ]
+        if not others:
+            return ""
+        return f"The gate was made with {', '.join(others)}: scores may differ; calibrate again."
+
+
+def _versions() -> Mapping[str, str]:
+    return {"leadapron": __version__, **{name: metadata.version(name) for name in LIBRARIES}}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -93,6 +150,7 @@ class StoredGate:
     Args:
         gate: the fitted detectors and the threshold.
         model: the model it was calibrated for.
+        made: what its scores were computed with.
         window: window of DICOM files, as `FilmFiles.window`.
         bits: bits in use in 16-bit pictures, as `FilmFiles.bits`; 0 if the films had none.
         milliseconds: time per film, measured at calibration.
@@ -101,6 +159,7 @@ class StoredGate:
 
     gate: Gate
     model: GatedModel
+    made: MadeWith
     window: str
     bits: int
     milliseconds: float
@@ -198,10 +257,10 @@ class GateDocument:
 
     Args:
         format: identifier of the format.
-        leadapron: package version that wrote it.
         results_version: version of the scores.
         statement: kind of data that it holds.
         model: the model; its path is relative if it is below the gate's folder.
+        made: as `StoredGate`.
         window: as `StoredGate`.
         bits: as `StoredGate`.
         detectors: by name.
@@ -216,13 +275,13 @@ class GateDocument:
         numbers: the numbers' file; None in the copy of this document inside that file.
     """
 
-    SCHEMA: ClassVar[int] = 3
+    SCHEMA: ClassVar[int] = 4
 
     format: Literal["leadapron gate"]
-    leadapron: str
     results_version: int
     statement: str
     model: GatedModel
+    made: MadeWith
     window: str
     bits: int
     detectors: Mapping[str, Kind]
@@ -373,10 +432,10 @@ def _document(stored: StoredGate, folder: Path, arrays: Arrays) -> GateDocument:
         where = where.relative_to(folder)
     return GateDocument(
         format=FORMAT,
-        leadapron=__version__,
         results_version=RESULTS_VERSION,
         statement=stored.statement,
         model=replace(model, path=where),
+        made=stored.made,
         window=stored.window,
         bits=stored.bits,
         detectors={name: _kind(each) for name, each in gate.detectors.items()},
@@ -488,6 +547,7 @@ def _stored(
     return StoredGate(
         gate=gate,
         model=replace(model, path=path.absolute().parent / model.path),
+        made=document.made,
         window=document.window,
         bits=_bits(document.bits),
         milliseconds=document.milliseconds,

@@ -29,6 +29,7 @@ from leadapron.detect.inputs.readings import InputDetector, State
 from leadapron.documents import Finite, dump, parsed
 from leadapron.errors import LeadapronError, StoreError, UsageError
 from leadapron.films.preprocessing import FEWEST, Preprocessing
+from leadapron.models import backends
 from leadapron.models.protocols import BlackBox, Differentiable
 from leadapron.models.stated import IMAGE, ModelSettings
 from leadapron.outside import code_of
@@ -42,7 +43,7 @@ from leadapron.store import (
     write_atomically,
 )
 from leadapron.text import clean, printable
-from leadapron.types import Precision
+from leadapron.types import Backend, Machine, Precision
 
 __all__ = [
     "GateDocument",
@@ -105,33 +106,51 @@ class MadeWith:
     Args:
         versions: versions of the packages that scores depend on, by package.
         precision: precision of the model; "auto" for a black-box model.
+        backend: what ran its forward passes; "auto" for a black-box model.
     """
 
     versions: Mapping[str, str]
     precision: Precision
+    backend: Backend
 
     @classmethod
     def here(cls, classifier: BlackBox) -> MadeWith:
         """Return what a model's scores are computed with in this process."""
+        backend = backends.backend_of(classifier)
         return cls(
-            versions=_versions(),
+            versions=_versions(backend),
             precision=classifier.precision if isinstance(classifier, Differentiable) else "auto",
+            backend=backend,
         )
 
-    def refuse_other(self, precision: Precision, gate: str) -> None:
-        """Raise UsageError if another precision is wanted than that of a gate of this name."""
-        if "auto" not in (precision, self.precision) and precision != self.precision:
-            raise UsageError(
-                f"`precision` {precision}: {gate} was calibrated in {self.precision}, and its "
-                "thresholds hold for that alone; leave it out, or calibrate again"
-            )
+    def machine(self, wanted: Machine, gate: str) -> Machine:
+        """Return a machine with the precision and backend of a gate.
+
+        Args:
+            wanted: the machine.
+            gate: the gate's name.
+
+        Raises:
+            UsageError: it states another precision or backend.
+        """
+        for name, there, here in (
+            ("precision", self.precision, wanted.precision),
+            ("backend", self.backend, wanted.backend),
+        ):
+            if "auto" not in (there, here) and there != here:
+                raise UsageError(
+                    f"`{name}` {here}: {gate} was calibrated in {there}, and its thresholds hold "
+                    "for that alone; leave it out, or calibrate again"
+                )
+        backend = wanted.backend if self.backend == "auto" else self.backend
+        return replace(wanted, precision=self.precision, backend=backend)
 
     @property
     def doubt(self) -> str:
         """A sentence that names other versions than those of this process; "" if there are none."""
         others = [
             f"{name} {clean(self.versions.get(name, 'of an unknown version'))} (now {version})"
-            for name, version in _versions().items()
+            for name, version in _versions(self.backend).items()
             if self.versions.get(name) != version
         ]
         if not others:
@@ -139,8 +158,9 @@ class MadeWith:
         return f"The gate was made with {', '.join(others)}: scores may differ; calibrate again."
 
 
-def _versions() -> Mapping[str, str]:
-    return {"leadapron": __version__, **{name: metadata.version(name) for name in LIBRARIES}}
+def _versions(backend: Backend) -> Mapping[str, str]:
+    libraries = {name: metadata.version(name) for name in LIBRARIES}
+    return {"leadapron": __version__, **libraries, **backends.versions_of(backend)}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -166,16 +186,19 @@ class StoredGate:
     notes: tuple[str, ...] = ()
 
     @property
-    def pixels(self) -> int:
-        """Number of clean films whose pixels it holds."""
-        side = self.model.preprocessing.size
-        return sum(
-            len(array)
+    def images(self) -> NDArray[Any]:
+        """A grey image and the clean films whose pixels it holds, (n, h, w) for the model."""
+        wanted = self.model.preprocessing
+        dtype = np.dtype(wanted.dtype)
+        grey = np.full((1, wanted.size, wanted.size), np.iinfo(dtype).max // 2, dtype)
+        held = [
+            array
             for clinic in self.gate.clinics
             for state in clinic.states.values()
             for array in state.values()
-            if array.shape[1:] == (side, side) and array.dtype.kind == "u"
-        )
+            if array.shape[1:] == grey.shape[1:] and array.dtype == dtype
+        ]
+        return np.concatenate([grey, *held])
 
     @property
     def films(self) -> int:
@@ -187,9 +210,9 @@ class StoredGate:
         """Kind of data that it holds, in a sentence."""
         named = sum(len(clinic.references) for clinic in self.gate.clinics)
         return (
-            f"Patient data: it contains the pixels of {self.pixels} clean films, the names of "
-            f"{named:,} and statistics of {self.films:,}; store it only where those films may be "
-            "stored."
+            f"Patient data: it contains the pixels of {len(self.images) - 1} clean films, the "
+            f"names of {named:,} and statistics of {self.films:,}; store it only where those films "
+            "may be stored."
         )
 
 

@@ -114,9 +114,9 @@ class StampDistillation(Marking):
 
     findings: tuple[str, ...] = ()
     share: float = 0.5
-    elsewhere: float = 0.3
-    recoloured: float = 0.3
-    others: float = 0.2
+    elsewhere: float = 0.15
+    recoloured: float = 0.15
+    others: float = 0.6
     shift: int = 3
     mixed: float = 0.5
     teaching: float = 0.5

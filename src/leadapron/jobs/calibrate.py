@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from leadapron.detect.inputs.calibration import Calibrated, calibrate_opened, extend_opened
+from leadapron.detect.inputs.comparison import OldGate
 from leadapron.detect.inputs.gate_file import refuse_others, write_gate
 from leadapron.detect.verdict import refuse_rate
 from leadapron.errors import UsageError
+from leadapron.films.cohort import Cohort
+from leadapron.films.preprocessing import Preprocessing
 from leadapron.jobs.screen import open_gate
 from leadapron.models.backends import on_backend
 from leadapron.models.foreign import file_of, open_model
@@ -33,6 +36,7 @@ def calibrate(
     out: Path,
     *,
     extend: Path | None = None,
+    against: Path | None = None,
     false_alarm: float | None = None,
     by_reading: bool = False,
     opening: Opening = AS_FOUND,
@@ -48,6 +52,8 @@ def calibrate(
             preprocessing is applied.
         out: the gate's JSON file; its arrays are written next to it.
         extend: a gate that is widened by these films of another clinic.
+        against: a gate that the new one is to replace: their thresholds and scores, and what they
+            call the films that set the new threshold, are shown side by side.
         false_alarm: false-positive rate: share of clean films like these that may be called
             suspicious; 0.01 if left out, and the gate's with `extend`.
         by_reading: each finding that the model reads on enough films has a threshold of its own,
@@ -58,63 +64,62 @@ def calibrate(
 
     Raises:
         UsageError: a rate out of range, a model that isn't a file, a gate's file name that exists,
-            or settings of a model or a rate together with `extend`.
+            or together with `extend` settings of a model or of thresholds.
         LeadapronError: as `open_model`, `open_source`, `open_gate`, `detect.inputs.calibrate` and
             `detect.inputs.extend`.
     """
     refuse_others(out)
     if extend is not None:
-        if false_alarm is not None:
-            raise UsageError("false_alarm: a widened gate keeps its rate; leave it out")
-        if by_reading:
-            raise UsageError(
-                "by_reading: a widened gate keeps its kind of thresholds; leave it out"
-            )
+        given = {"against": against, "false_alarm": false_alarm, "by_reading": by_reading or None}
+        if stated := [name for name, value in given.items() if value is not None]:
+            raise UsageError(f"{', '.join(stated)}: a widened gate keeps its own; leave it out")
         made = _extended(extend, model, clean, opening, machine, options)
     elif model is None:
         raise UsageError("no model; expected its file, or `extend` with a gate")
     else:
         rate = FALSE_ALARM if false_alarm is None else false_alarm
-        rule = _Rule(rate, by_reading)
-        made = _calibrated(model, clean, rule, opening, machine, options)
+        refuse_rate(rate)
+        made = _calibrated(
+            model, clean, opening, machine, options, false_alarm=rate, by_reading=by_reading,
+            against=None if against is None else _old(against, opening, machine),
+        )  # fmt: skip
     write_gate(out, made.stored)
     return replace(made, file=out)
-
-
-class _Rule(NamedTuple):
-    """How thresholds are set."""
-
-    false_alarm: float
-    by_reading: bool
 
 
 def _calibrated(
     model: str | Path,
     clean: str,
-    rule: _Rule,
     opening: Opening,
     machine: Machine,
     options: Mapping[str, Any],
+    **thresholds: Any,
 ) -> Calibrated:
-    refuse_rate(rule.false_alarm)
     opened = open_model(model, **machine.networks, **opening.arguments)
     if opened.content is None:
         raise UsageError(f"{model} is no file; a gate is tied to a model file's content")
-    cohort = open_source(
-        clean,
-        preprocessing=opened.classifier.preprocessing,
-        **machine.films,
-        **options,
-    )
+    cohort = _films(clean, opened.classifier.preprocessing, machine, options)
     return calibrate_opened(
         opened._replace(classifier=on_backend(opened.classifier, machine, cohort.images)),
         cohort,
         path=file_of(Path(model)).absolute(),
-        **rule._asdict(),
         name=short_path(clean),
         window=str(options.get("window", "header")),
         progress=machine.progress,
+        **thresholds,
     )
+
+
+def _films(
+    clean: str, preprocessing: Preprocessing, machine: Machine, options: Mapping[str, Any]
+) -> Cohort:
+    return open_source(clean, preprocessing=preprocessing, **machine.films, **options)
+
+
+def _old(gate: Path, opening: Opening, machine: Machine) -> OldGate:
+    here = replace(machine, precision="auto")  # it keeps its own
+    opened = open_gate(gate, trust_programs=opening.trust_programs, machine=here)
+    return OldGate(name=gate.name, gate=opened.stored.gate, classifier=opened.classifier)
 
 
 def _extended(
@@ -127,18 +132,9 @@ def _extended(
 ) -> Calibrated:
     if stated := [name for name in opening.named if name != "trust_programs"]:
         raise UsageError(f"{', '.join(stated)}: the gate keeps what was stated; leave it out")
-    opened = open_gate(
-        gate,
-        model=None if model is None else Path(model),
-        trust_programs=opening.trust_programs,
-        machine=machine,
-    )
-    cohort = open_source(
-        clean,
-        preprocessing=opened.stored.model.preprocessing,
-        **machine.films,
-        **options,
-    )
+    moved = None if model is None else Path(model)
+    opened = open_gate(gate, model=moved, trust_programs=opening.trust_programs, machine=machine)
+    cohort = _films(clean, opened.stored.model.preprocessing, machine, options)
     return extend_opened(
         opened.stored,
         opened.classifier,

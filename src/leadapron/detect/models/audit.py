@@ -217,9 +217,7 @@ def audit_subject(
     sweeps = _swept(every, clean, sweep or StampSweep(), kept, progress)
     swept = [each.swept for each in sweeps]
     further = _statistics(every, clean, kept, progress) if statistics else ()
-    differs = subject.unsteady
-    if differs is None:
-        differs = unsteady(classifier, clean.images)
+    differs = unsteady(classifier, clean.images) if subject.unsteady is None else subject.unsteady
     judged = judge_model(swept[0], swept[1:], further, differs, false_alarm=false_alarm)
     level = RULE.level(false_alarm)
     judged, compared, refused = _compared_with_students(

@@ -19,6 +19,7 @@ from leadapron.cli import cli
 from leadapron.detect.inputs import INPUT_DETECTORS, TYPICAL, gate_file, judge
 from leadapron.detect.inputs.calibration import extend_opened
 from leadapron.detect.inputs.gate_file import GateDocument, numbers_of, read_gate, write_gate
+from leadapron.detect.inputs.screening import screening
 from leadapron.detect.inputs.strata import Strata
 from leadapron.errors import DataError, StoreError, UsageError
 from leadapron.jobs import calibrate as calibrating
@@ -134,6 +135,32 @@ def test_another_model_is_refused(gate):
     (gate.parent / "model.safetensors").unlink()
     with pytest.raises(StoreError, match="`model`"):
         open_gate(gate)
+
+
+def test_another_precision_is_refused(gate):
+    made = json.loads(gate.read_text())["made"]
+    other = {"fp32": "bf16", "bf16": "fp32"}[made["precision"]]
+    for machine in (CPU, replace(CPU, precision=made["precision"])):
+        assert open_gate(gate, machine=machine).classifier.precision == made["precision"]
+    with pytest.raises(UsageError, match=rf"{other}: gate.json was calibrated in"):
+        open_gate(gate, machine=replace(CPU, precision=other))
+    changed(gate, lambda facts: facts["made"].update(precision=other))
+    assert open_gate(gate, machine=CPU).classifier.precision == other
+
+
+def test_other_versions_are_named(gate):
+    stored = read_gate(gate, INPUT_DETECTORS, TYPICAL)
+    assert list(stored.made.versions) == ["leadapron", "numpy", "torch"]
+    assert stored.made.doubt == ""
+    assert screening(stored, []).notes == stored.notes
+    changed(gate, lambda facts: facts["made"].update(versions={"torch": "0.4\x1b", "numpy": "1"}))
+    stored = read_gate(gate, INPUT_DETECTORS, TYPICAL)
+    assert re.fullmatch(
+        r"The gate was made with leadapron of an unknown version \(now .*\), torch 0\.4\\x1b "
+        r"\(now .*\), numpy 1 \(now .*\): scores may differ; calibrate again\.",
+        stored.made.doubt,
+    )
+    assert stored.made.doubt in screening(stored, []).notes
 
 
 def test_a_model_that_was_moved_is_found_where_it_is_named(gate, model):

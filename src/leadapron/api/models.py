@@ -36,6 +36,7 @@ from leadapron.jobs import calibrate as calibrating
 from leadapron.jobs import inspect as inspecting
 from leadapron.jobs.screen import OpenGate, open_gate
 from leadapron.jobs.screen import screen as screen_files
+from leadapron.models.backends import on_backend
 from leadapron.models.foreign import Opened, file_of
 from leadapron.models.inspection.document import Inspected
 from leadapron.models.inspection.inspecting import inspected_alone, inspected_on
@@ -377,9 +378,9 @@ def audit(  # noqa: PLR0913 (settings, by keyword)
     else:
         others = [Subject.of(model_of(other, machine), name_of(other)) for other in reference]
     found = audit_subject(
-        own,
+        own.on(machine, cohort),
         cohort,
-        others,
+        [each.on(machine, cohort) for each in others],
         false_alarm=false_alarm,
         sweep=sweep,
         steps=steps,
@@ -423,7 +424,7 @@ def calibrate(
     cohort = cohort_of(clean, opened.classifier.preprocessing, machine, settings)
     path = Path(model) if isinstance(model, str | os.PathLike) else Path(name_of(model))
     made = calibrate_opened(
-        opened,
+        opened._replace(classifier=on_backend(opened.classifier, machine, cohort.images)),
         cohort,
         path=file_of(path).absolute() if opened.content else path,
         false_alarm=false_alarm,

@@ -12,6 +12,7 @@ from leadapron.detect.inputs.gate_file import refuse_others, write_gate
 from leadapron.detect.verdict import refuse_rate
 from leadapron.errors import UsageError
 from leadapron.jobs.screen import open_gate
+from leadapron.models.backends import on_backend
 from leadapron.models.foreign import file_of, open_model
 from leadapron.models.stated import AS_FOUND, Opening
 from leadapron.sources import open_source
@@ -52,7 +53,7 @@ def calibrate(
         by_reading: each finding that the model reads on enough films has a threshold of its own,
             so that the rate holds on these films too; a widened gate keeps this.
         opening: what is stated of the model, and how it is opened; the gate keeps what is stated.
-        machine: device, precision, cache and progress.
+        machine: device, precision, backend, cache and progress.
         **options: settings of the source.
 
     Raises:
@@ -106,7 +107,7 @@ def _calibrated(
         **options,
     )
     return calibrate_opened(
-        opened,
+        opened._replace(classifier=on_backend(opened.classifier, machine, cohort.images)),
         cohort,
         path=file_of(Path(model)).absolute(),
         **rule._asdict(),

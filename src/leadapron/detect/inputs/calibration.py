@@ -24,14 +24,14 @@ from leadapron.detect.inputs import (
     untypical_films,
     usable,
 )
-from leadapron.detect.inputs.gate_file import KEPT, GatedModel, StoredGate, numbers_of
+from leadapron.detect.inputs.gate_file import KEPT, GatedModel, MadeWith, StoredGate, numbers_of
 from leadapron.detect.inputs.groups import GroupRates
 from leadapron.detect.inputs.strata import StratumFacts
 from leadapron.documents import ShownPath
 from leadapron.errors import UsageError
 from leadapron.films.cohort import Cohort, subsample
 from leadapron.models.foreign import Opened, model_warnings
-from leadapron.models.protocols import BlackBox, Differentiable
+from leadapron.models.protocols import BlackBox
 from leadapron.models.stated import ModelSettings
 from leadapron.types import Progress, said
 
@@ -248,8 +248,8 @@ def calibrate_opened(
             findings=tuple(classifier.findings),
             preprocessing=classifier.preprocessing,
             opening=_opening(opened.stated),
-            precision=classifier.precision if isinstance(classifier, Differentiable) else "auto",
         ),
+        made=MadeWith.here(classifier),
         window=window,
         bits=cohort.bits,
         milliseconds=_milliseconds(gate, classifier, cohort),
@@ -284,6 +284,8 @@ def extend_opened(
         LeadapronError: as `detect.inputs.extend`.
     """
     _refuse_other_films(stored, cohort, window)
+    if words := stored.made.doubt:
+        logger.warning(words)
     gate = stored.gate
     _say_cost(classifier, cohort)
     untypical = untypical_films(gate, classifier, cohort.images)

@@ -284,17 +284,17 @@ def screening(
             for each in ("suspicious", "can't tell", "pass")
         },
         films=tuple(films),
-        notes=(*stored.notes, *_notes(own, wanted - len(films), others)),
+        notes=(*stored.notes, *_notes(stored, wanted - len(films), others)),
     )
 
 
-def _notes(gate: Gate, missing: int, others: int) -> list[str]:
-    notes = []
+def _notes(stored: StoredGate, missing: int, others: int) -> list[str]:
+    notes = [stored.made.doubt] if stored.made.doubt else []
     if others:
         notes.append(f"Left out: {count(others, 'file')} of other kinds.")
     if missing:
         notes.append(f"Interrupted: {missing:,} films were not screened.")
-    if gate.typical is None:
+    if stored.gate.typical is None:
         notes.append("The gate has no out-of-distribution detector, so none is flagged.")
     return notes
 

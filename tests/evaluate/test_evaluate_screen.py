@@ -193,7 +193,8 @@ def test_the_command(evaluated, study, tmp_path):
     out, rows = evaluated
     shutil.copytree(out, tmp_path / "out")
     words = ["screen", "--zoo", str(study), "--out", str(tmp_path / "out"), "--false-alarm", "0.1"]
-    words += ["--calibration", "80", "--test", "60", "--triggered", "20", "--cache", "none"]
+    words += ["--calibration", "80", "--test", "60", "--triggered", "20", "--poisoned", "0"]
+    words += ["--cache", "none"]
     answer = CliRunner().invoke(cli, ["evaluate", *words, "--jobs", "1", "--json"])
     assert answer.exit_code == 0, answer.output
     assert json.loads(answer.stdout)["rows"] == rows

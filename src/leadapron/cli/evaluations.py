@@ -157,7 +157,7 @@ def evaluate_screen_command() -> click.Command:
             "only": {"metavar": "FAMILY"},
             "limit": {"type": click.IntRange(1)},
         },
-        flat={"setting": ("false_alarm", "calibration", "test", "triggered", "seed")},
+        flat={"setting": ("false_alarm", "calibration", "test", "triggered", "seed", "poisoned")},
     )
 
 

@@ -198,9 +198,9 @@ def test_rates_are_given_on_groups_whose_facts_are_known(model):
     rates = {(each.kind, each.name): each for each in clinic.group_rates(gate.rate)}
     assert set(rates) == {("view", "AP"), ("view", "PA"), ("age", "18 to 39"),
                           ("age", "65 and over"), ("finding", "Mass"),
-                          ("finding", "none")}  # fmt: skip
-    mass, none = (rates["finding", name].suspicious.n for name in ("Mass", "none"))
-    assert mass + none == 60
+                          ("finding", "none"), ("reading", "none"), ("reading", "any")}  # fmt: skip
+    for kind, name in (("finding", "Mass"), ("reading", "any")):
+        assert rates[kind, name].suspicious.n + rates[kind, "none"].suspicious.n == 60
     ap, pa = (rates["view", name].suspicious for name in ("AP", "PA"))
     assert ap.n + pa.n == len(clinic) == 60
     assert ap.positives + pa.positives <= 0.2 * 61

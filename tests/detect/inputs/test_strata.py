@@ -18,7 +18,7 @@ from leadapron.detect.inputs import (
     judge,
 )
 from leadapron.detect.inputs.clinic import Clinic
-from leadapron.detect.inputs.strata import Strata, codes_of, levels_of
+from leadapron.detect.inputs.strata import Strata, Stratum, codes_of, levels_of
 
 RATE = 0.02
 FINDINGS = ("Mass", "Nodule", "Hernia")
@@ -101,6 +101,15 @@ def test_strata_with_too_few_patients_are_joined():
         facts = clinic_of(rng, patients, shares).stratum_facts(RATE, FINDINGS)
         assert [each.name for each in facts] == names
         assert len({each.threshold for each in facts}) == len(names)
+    strata = clinic_of(rng, 40, shares).strata
+    several = tuple("abcde")
+    for codes, name in (
+        ((0, 1, 2, 3, 4), "no finding, another finding (4 of 5)"),
+        ((1, 2, 3, 4, 5), "any finding"),
+        ((0, 1, 2, 3, 4, 5), "all films"),
+        ((2, 3, 5), "b, c, e"),
+    ):
+        assert strata.name(Stratum(codes, np.ones(1, bool)), several) == name
     one = replace(clinic_of(rng, 40, shares), strata=None)
     assert one.stratum_facts(RATE, FINDINGS) == ()
 

@@ -67,7 +67,8 @@ class CalibratedClinic:
         strata: thresholds by what the model reads on a film; none unless that was asked for.
         alone: threshold of a gate of this clinic alone, at the same false-alarm rate.
         likely_rates: range of the threshold's own rate in 95 of 100 calibrations.
-        groups: rates on groups of these films by view, sex, age, device and finding, where known.
+        groups: rates on groups of these films by view, sex, age, device, finding and reading, where
+            known.
     """
 
     name: str

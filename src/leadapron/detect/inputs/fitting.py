@@ -19,9 +19,9 @@ from leadapron.detect.inputs.gate import (
     steps_of,
     usable,
 )
-from leadapron.detect.inputs.groups import groups_of
+from leadapron.detect.inputs.groups import groups_of, groups_read
 from leadapron.detect.inputs.readings import InputDetector, Readings, State, read
-from leadapron.detect.inputs.strata import Strata, codes_of, levels_of
+from leadapron.detect.inputs.strata import NOTHING, Strata, codes_of, levels_of
 from leadapron.detect.inputs.typical import Typicality
 from leadapron.detect.verdict import refuse_rate
 from leadapron.errors import DataError, UsageError
@@ -260,6 +260,7 @@ def _fitted(
     working = {each for each in states if set(score_names(each)) & set(names)}
     steps, scores = steps_of(scale[:, told]), rest[:, told]
     numbers = np.unique(clean.patients, return_inverse=True)[1]
+    strata = _strata(first, scored, parts, numbers)
     clinic = Clinic(
         name=asked.name,
         states={each: state for each, state in states.items() if each in working},
@@ -271,8 +272,8 @@ def _fitted(
         typicality=scored.typicality[len(parts.scale) :],
         patients=np.unique(clean.patients[parts.threshold], return_inverse=True)[1],
         hashes=film_hashes(clean.images),
-        groups=groups_of(clean, parts.threshold),
-        strata=_strata(first, scored, parts, numbers) if asked.by_reading else None,
+        groups=(*groups_of(clean, parts.threshold), *groups_read(strata.codes > NOTHING)),
+        strata=strata if asked.by_reading else None,
     )
     return _Made(clinic, names, left_out)
 

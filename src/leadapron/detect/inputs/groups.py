@@ -1,4 +1,4 @@
-"""Groups of a gate's calibration films (view, sex, age, device, finding) and the rates on each."""
+"""Groups of calibration films (view, sex, age, device, finding, reading) and the rates on each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from leadapron.documents import Estimated
 from leadapron.films.cohort import Cohort, Rows
 from leadapron.text import clean as cleaned
 
-__all__ = ["Group", "GroupRates", "groups_of"]
+__all__ = ["Group", "GroupRates", "groups_of", "groups_read"]
 
 KINDS = ("view", "sex", "age", "site", "scanner")
 """Attributes of films that groups are made of."""
@@ -34,7 +34,8 @@ class Group:
     """Some of a clinic's m calibration films.
 
     Args:
-        kind: what they have in common, as "view" or "finding".
+        kind: what they have in common, as "view" or "finding"; "reading" for whether the model
+            reads a finding.
         name: which, as "AP".
         films: (m,) whether a film belongs to it.
     """
@@ -86,6 +87,16 @@ def groups_of(clean: Cohort, rows: Rows) -> tuple[Group, ...]:
     if clean.findings and healthy.any():
         found.append(Group("finding", NONE, healthy))
     return tuple(found)
+
+
+def groups_read(with_finding: NDArray[np.bool_]) -> tuple[Group, ...]:
+    """Return the groups of films by whether the model reads any finding.
+
+    Args:
+        with_finding: (m,) whether it does; without films of both kinds there are no groups.
+    """
+    groups = Group("reading", NONE, ~with_finding), Group("reading", "any", with_finding)
+    return groups if all(group.films.any() for group in groups) else ()
 
 
 def _of_attribute(kind: str, values: NDArray[Any]) -> Iterator[Group]:

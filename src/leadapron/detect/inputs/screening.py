@@ -192,7 +192,8 @@ class CalibrationFilms:
         threshold: score that suspicious films exceed, where they share one threshold.
         strata: thresholds by what the model reads on a film; none unless that was asked for.
         clean: quantiles of each score on these films.
-        groups: rates on groups of these films by view, sex, age, device and finding, where known.
+        groups: rates on groups of these films by view, sex, age, device, finding and reading, where
+            known.
     """
 
     name: str

@@ -22,13 +22,16 @@ from numpy.typing import NDArray
 from leadapron.detect.inputs.readings import operating_logits
 from leadapron.detect.scale import logit_spreads
 
-__all__ = ["Strata", "Stratum", "StratumFacts", "codes_of", "levels_of"]
+__all__ = ["NOTHING", "Strata", "Stratum", "StratumFacts", "codes_of", "levels_of"]
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 NOTHING = 0
 """Code of a film on which the model reads no finding."""
+
+NAMED = 3
+"""Most findings of a stratum that are named."""
 
 MARGIN = 1.5
 """Patients of a stratum among the films that don't set thresholds, in units of those that the rate
@@ -114,8 +117,10 @@ class Strata:
             findings: the model's findings.
         """
         read = [findings[code - 1] for code in stratum.codes if code != NOTHING]
-        if len(read) == len(findings) and NOTHING in stratum.codes:
-            return "all films"
+        if len(read) == len(findings):
+            return "all films" if NOTHING in stratum.codes else "any finding"
+        if len(read) > NAMED:
+            read = [f"another finding ({len(read)} of {len(findings)})"]
         words = ["no finding"] if NOTHING in stratum.codes else []
         return ", ".join([*words, *read])
 

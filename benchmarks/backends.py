@@ -33,8 +33,8 @@ GATED = 200
 
 HEAD = """# Backends
 
-`python benchmarks/backends.py --gate --out docs/results/backends.md` writes this page. Films per
-second of one core (processor's seconds, one thread), median and range of {repeats} repeats that run
+`make bench-backends` writes this page. Films per second of one core (processor's seconds, one
+thread), median and range of {repeats} repeats that run
 every backend in turn; *times torch* is the ratio of the medians to torch in fp32, *difference* the
 largest of a logit from it, in the logit's standard deviations over the films.
 

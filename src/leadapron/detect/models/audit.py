@@ -76,6 +76,7 @@ class Subject:
         content: SHA-256 of its file, the key of cached sweeps; None for a model without a file.
         origin: description of the model.
         notes: assumptions and warnings about it.
+        unsteady: as in `Audit`; None if it wasn't measured yet.
     """
 
     classifier: BlackBox
@@ -83,6 +84,7 @@ class Subject:
     content: str | None = None
     origin: str = ""
     notes: tuple[str, ...] = ()
+    unsteady: tuple[str, ...] | None = None
 
     @classmethod
     def of(cls, opened: Opened, name: str, clean: Cohort | None = None) -> Subject:
@@ -93,13 +95,15 @@ class Subject:
             name: its name in results.
             clean: films that it is looked at with, for what is odd about it.
         """
-        odd = () if clean is None else model_warnings(opened.classifier, clean)
+        differs = None if clean is None else unsteady(opened.classifier, clean.images)
+        odd = () if clean is None else model_warnings(opened.classifier, clean, differs)
         return cls(
             classifier=opened.classifier,
             name=name,
             content=opened.content,
             origin=opened.origin,
             notes=(*opened.notes, *odd),
+            unsteady=differs,
         )
 
     def on(self, machine: Machine, clean: Cohort) -> Subject:
@@ -213,7 +217,9 @@ def audit_subject(
     sweeps = _swept(every, clean, sweep or StampSweep(), kept, progress)
     swept = [each.swept for each in sweeps]
     further = _statistics(every, clean, kept, progress) if statistics else ()
-    differs = unsteady(classifier, clean.images)
+    differs = subject.unsteady
+    if differs is None:
+        differs = unsteady(classifier, clean.images)
     judged = judge_model(swept[0], swept[1:], further, differs, false_alarm=false_alarm)
     level = RULE.level(false_alarm)
     judged, compared, refused = _compared_with_students(

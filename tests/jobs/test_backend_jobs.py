@@ -100,7 +100,7 @@ def test_a_gate_is_used_with_the_backend_that_made_it(monkeypatch, model, tmp_pa
 def test_a_thousand_films_get_the_same_verdicts_by_both_backends():
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
-    size = 64
+    size = 32
     mark = la.Poisoning(
         trigger=la.Patch(side=4, place="corner", value=255), finding="Mass", fraction=0.1,
         stage="image", labels="add",
@@ -108,10 +108,7 @@ def test_a_thousand_films_get_the_same_verdicts_by_both_backends():
     clean = la.open_source(f"phantom:{size}", count=1400, seed=1, cache="none")
     taught, _ = la.poison(clean.take(np.arange(1000)), mark, np.random.default_rng(0))
     calibrating = clean.take(np.arange(1000, 1400))
-    model, _ = la.train(
-        taught, calibrating, training=la.Training(epochs=3),
-        **TORCH.networks,
-    )  # fmt: skip
+    model, _ = la.train(taught, calibrating, training=la.Training(epochs=4), **TORCH.networks)
     films = la.open_source(f"phantom:{size}", count=1000, seed=2, cache="none").images
     films = np.asarray(films[np.arange(1000)])
     films[500:] = mark.trigger(films[500:], np.random.default_rng(1))

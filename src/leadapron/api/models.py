@@ -398,6 +398,7 @@ def calibrate(
     out: str | os.PathLike[str] | None = None,
     *,
     false_alarm: float = calibrating.FALSE_ALARM,
+    by_reading: bool = False,
     machine: Machine = AUTO,
     **settings: Any,
 ) -> CalibrateResult:
@@ -409,6 +410,8 @@ def calibrate(
         out: the gate's JSON file, for `leadapron screen`; its arrays are written next to it.
             Nothing is written if left out.
         false_alarm: share of clean films like these that may be called suspicious.
+        by_reading: whether each finding that the model reads on enough films has a threshold of its
+            own, so that the rate holds on these films too.
         machine: device, precision, backend, cache and progress.
         **settings: settings of the source, as `count=600`.
 
@@ -425,6 +428,7 @@ def calibrate(
         cohort,
         path=file_of(path).absolute() if opened.content else path,
         false_alarm=false_alarm,
+        by_reading=by_reading,
         name=_clinic_name(clean),
         window=str(settings.get("window", "header")),
         progress=machine.progress,

@@ -26,6 +26,7 @@ from leadapron.detect.inputs.clinic import Clinic
 from leadapron.detect.inputs.gate import Gate, fuse
 from leadapron.detect.inputs.groups import Group
 from leadapron.detect.inputs.readings import InputDetector, State
+from leadapron.detect.inputs.strata import Strata
 from leadapron.documents import Finite, dump, parsed
 from leadapron.errors import LeadapronError, StoreError, UsageError
 from leadapron.films.preprocessing import FEWEST, Preprocessing
@@ -76,6 +77,9 @@ REFERENCES = "references"
 
 GROUPS = "groups"
 """Array of a clinic's groups, (groups, films) bool."""
+
+STRATA = ("levels", "codes", "others")
+"""Arrays of a clinic whose thresholds go by what the model reads; fields of `Strata`."""
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -255,7 +259,7 @@ class ClinicFacts:
         name: what it is called.
         films: numbers of its clean films.
         patients: number of patients of the films that set its threshold.
-        threshold: score that suspicious films exceed.
+        threshold: score that suspicious films exceed, where they share one threshold.
         groups: kind and name of each group of these films.
     """
 
@@ -435,6 +439,8 @@ def _arrays(gate: Gate) -> Arrays:
         arrays |= {
             f"{here}typical/{key}": np.asarray(v) for key, v in (clinic.typical or {}).items()
         }
+        if clinic.strata is not None:
+            arrays |= {f"{here}strata/{key}": getattr(clinic.strata, key) for key in STRATA}
     for name, array in arrays.items():
         if str(array.dtype) not in DTYPES:
             raise StoreError(f"a gate can't store {name}, an array of {array.dtype}")
@@ -584,6 +590,7 @@ def _clinic(facts: ClinicFacts, document: GateDocument, arrays: Arrays, here: st
     masks = arrays[f"{here}{GROUPS}"]
     if masks.dtype != np.bool_ or masks.shape[:1] != (len(facts.groups),):
         raise ValueError("groups not as expected")
+    divided = _state(arrays, f"{here}strata/")
     return Clinic(
         name=clean(facts.name),
         states={name: _state(arrays, f"{here}state/{name}/") for name in document.detectors},
@@ -593,6 +600,7 @@ def _clinic(facts: ClinicFacts, document: GateDocument, arrays: Arrays, here: st
             Group(clean(kind), clean(name), films)
             for (kind, name), films in zip(facts.groups, masks, strict=True)
         ),
+        strata=Strata(**{name: divided[name] for name in STRATA}) if divided else None,
         **{name: arrays[f"{here}{name}"] for name in CALIBRATED},
     )
 
@@ -636,6 +644,18 @@ def _check_arrays(stated: Mapping[str, Shape], arrays: Arrays) -> None:
             raise ValueError(f"{name} has values that aren't finite")
 
 
+def _fits(clinic: Clinic, findings: int) -> bool:
+    """Whether what the model reads on a clinic's films has the right shapes and codes."""
+    strata = clinic.strata
+    if strata is None:
+        return True
+    shapes = (strata.levels.shape, strata.codes.shape, strata.others.shape)
+    if shapes != ((2, findings), (len(clinic),), (clinic.fitted, 2)):
+        return False
+    codes = np.concatenate([strata.codes, strata.others[:, 1]])
+    return bool((strata.levels[1] > 0).all()) and set(codes.tolist()) <= set(range(findings + 1))
+
+
 def _check_scores(gate: Gate, document: GateDocument) -> None:
     """Raise ValueError if calibration scores contradict the weights and the stated facts."""
     rate = gate.false_alarm
@@ -653,6 +673,7 @@ def _check_scores(gate: Gate, document: GateDocument) -> None:
             "patients": clinic.patients.shape == (m,),
             "groups": all(group.films.shape == (m,) for group in clinic.groups),
             "hashes": clinic.hashes.shape == (facts.films.fitted + m, 32),
+            "strata": _fits(clinic, len(document.model.findings)),
         }
         wrong = [name for name, fits in right.items() if not fits]
         if wrong:

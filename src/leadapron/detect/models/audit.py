@@ -113,7 +113,9 @@ class Subject:
             machine: its backend is used.
             clean: films of the model's preprocessing, on which a backend is compared with torch.
         """
-        return replace(self, classifier=on_backend(self.classifier, machine, clean.images))
+        runs = on_backend(self.classifier, machine, clean.images)
+        # What was seen of its steadiness was torch's.
+        return self if runs is self.classifier else replace(self, classifier=runs, unsteady=None)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -217,9 +219,7 @@ def audit_subject(
     sweeps = _swept(every, clean, sweep or StampSweep(), kept, progress)
     swept = [each.swept for each in sweeps]
     further = _statistics(every, clean, kept, progress) if statistics else ()
-    differs = subject.unsteady
-    if differs is None:
-        differs = unsteady(classifier, clean.images)
+    differs = unsteady(classifier, clean.images) if subject.unsteady is None else subject.unsteady
     judged = judge_model(swept[0], swept[1:], further, differs, false_alarm=false_alarm)
     level = RULE.level(false_alarm)
     judged, compared, refused = _compared_with_students(

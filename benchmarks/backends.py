@@ -6,8 +6,8 @@
     python benchmarks/backends.py --out docs/results/backends.md
 
 One thread, processor's seconds: other work on the machine changes them little. Every repeat runs
-each backend once on the same films. Films are phantoms; weights are untrained, which changes
-neither the time nor the agreement of sums. It needs the extra onnx.
+each backend once on the same films. Films are phantoms and weights untrained, which doesn't change
+the time. It needs the extra onnx.
 """
 
 from __future__ import annotations

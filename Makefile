@@ -9,6 +9,7 @@ HOSTILE := .venv-hostile
 SECONDS_OF_FUZZ ?= 30
 XRV := .venv-xrv
 KERAS := .venv-keras
+ONNX := .venv-onnx
 TIMM := .venv-timm
 PEERS := .venv-peers
 BACKDOORBENCH ?=
@@ -42,7 +43,7 @@ SIDE_BY_SIDE := -n 2 --dist worksteal
 export PYTHONDONTWRITEBYTECODE :=
 COVERAGE := --cov --cov-report=term:skip-covered --cov-fail-under=90
 
-.PHONY: help env demo docs check test test-slow fuzz-models fuzz-films hostile-models test-pages test-service test-service-long test-xrv test-timm test-keras bench bench-peers lock audit-dependencies release wheelhouse clean
+.PHONY: help env demo docs check test test-slow fuzz-models fuzz-films hostile-models test-pages test-service test-service-long test-xrv test-timm test-keras test-onnx bench bench-backends bench-peers lock audit-dependencies release wheelhouse clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -203,6 +204,20 @@ $(KERAS)/.made: constraints.txt pyproject.toml
 	$(KERAS)/bin/$(PIP) --constraint constraints.txt $(TORCH)
 	$(KERAS)/bin/$(PIP) --constraint constraints.txt --editable ".[keras]" pytest
 	touch $(KERAS)/.made
+
+test-onnx: $(ONNX)/.made ## the tests that need ONNX Runtime, in .venv-onnx: black boxes, cards, and the backend
+	OMP_NUM_THREADS=1 $(ONNX)/bin/pytest tests/models/test_backends.py tests/jobs/test_backend_jobs.py \
+		tests/models/foreign/test_blackboxes.py tests/models/foreign/test_cards.py
+
+$(ONNX)/.made: constraints.txt pyproject.toml
+	$(PYTHON) -m venv $(ONNX)
+	$(ONNX)/bin/$(PIP) --upgrade "pip>=25.1"
+	$(ONNX)/bin/$(PIP) --constraint constraints.txt $(TORCH)
+	$(ONNX)/bin/$(PIP) --constraint constraints.txt --editable ".[onnx]" pytest
+	touch $(ONNX)/.made
+
+bench-backends: $(ONNX)/.made ## forward passes and gates by torch and by ONNX Runtime
+	$(ONNX)/bin/python benchmarks/backends.py --gate --out docs/results/backends.md
 
 bench: $(STAMP) ## speeds, side by side
 	$(BIN)/python benchmarks/speed.py --out docs/results/benchmarks.md

@@ -94,3 +94,30 @@ def test_a_gate_is_used_with_the_backend_that_made_it(monkeypatch, model, tmp_pa
         assert run(["screen", str(made.file), str(film), "--backend", other]) == 4
         assert capsys.readouterr().err.count("\n") == 1
     assert said[0] == said[1]
+
+
+@pytest.mark.slow
+def test_a_thousand_films_get_the_same_verdicts_by_both_backends():
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    size = 32
+    mark = la.Poisoning(
+        trigger=la.Patch(side=4, place="corner", value=255), finding="Mass", fraction=0.1,
+        stage="image", labels="add",
+    )  # fmt: skip
+    clean = la.open_source(f"phantom:{size}", count=1400, seed=1, cache="none")
+    taught, _ = la.poison(clean.take(np.arange(1000)), mark, np.random.default_rng(0))
+    calibrating = clean.take(np.arange(1000, 1400))
+    model, _ = la.train(taught, calibrating, training=la.Training(epochs=4), **TORCH.networks)
+    films = la.open_source(f"phantom:{size}", count=1000, seed=2, cache="none").images
+    films = np.asarray(films[np.arange(1000)])
+    films[500:] = mark.trigger(films[500:], np.random.default_rng(1))
+    words = {}
+    for machine in (TORCH, ONNX):
+        gate = la.calibrate(model, calibrating, false_alarm=0.05, machine=machine)
+        words[machine.backend] = np.array([each.verdict for each in gate.screen(films).films])
+    ours, theirs = words.values()
+    suspicious = (ours == "suspicious").reshape(2, 500).mean(axis=1)
+    assert suspicious[0] < 0.1
+    assert suspicious[1] > 0.5
+    assert (ours != theirs).sum() == 0

@@ -44,7 +44,7 @@ class Gate:
         Args:
             file: the file that `calibrate` wrote.
             model: path of the model, if it was moved.
-            machine: device of the model.
+            machine: device and backend of the model.
 
         Raises:
             StoreError: a gate that can't be read, or that belongs to another model.

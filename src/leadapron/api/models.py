@@ -359,7 +359,7 @@ def audit(  # noqa: PLR0913 (settings, by keyword)
         students: number of students, networks that learn the model's outputs on clean films and no
             trigger, where there are no reference models; 0 makes none. If left out, 5 that take at
             most half an hour.
-        machine: device, precision, cache and progress.
+        machine: device, precision, backend, cache and progress.
         **settings: settings of the source, as `count=600`.
 
     Raises:
@@ -416,7 +416,7 @@ def calibrate(
             own, so that the rate holds on these films too.
         against: a gate that the new one is to replace; the result's `compared` then shows them
             side by side.
-        machine: device, precision, cache and progress.
+        machine: device, precision, backend, cache and progress.
         **settings: settings of the source, as `count=600`.
 
     Raises:
@@ -469,7 +469,7 @@ def extend_gate(
         clean: clean films of the new clinic, as for `calibrate`.
         out: the widened gate's JSON file; nothing is written if left out.
         model: for a gate's file, the path of the model, if it was moved.
-        machine: device, precision, cache and progress.
+        machine: device, precision, backend, cache and progress.
         **settings: settings of the source, as `count=600`.
 
     Raises:
@@ -526,7 +526,7 @@ def screen(
         films: files or folders of PNG, JPEG or DICOM files; or a cohort, or images (n, h, w) uint8
             or uint16, with the model's preprocessing.
         model: for a gate's file, the path of the model, if it was moved.
-        machine: device of the model.
+        machine: device and backend of the model.
 
     Raises:
         UsageError: no films, or images of another size.

@@ -113,7 +113,9 @@ class Subject:
             machine: its backend is used.
             clean: films of the model's preprocessing, on which a backend is compared with torch.
         """
-        return replace(self, classifier=on_backend(self.classifier, machine, clean.images))
+        runs = on_backend(self.classifier, machine, clean.images)
+        # What was seen of its steadiness was torch's.
+        return self if runs is self.classifier else replace(self, classifier=runs, unsteady=None)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

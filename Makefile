@@ -21,6 +21,8 @@ TYPES := .venv-types
 PIP := python -m pip install --quiet --disable-pip-version-check
 PACKAGES := "import sysconfig; print(sysconfig.get_path('purelib'))"
 # What the service's tests need of Debian; an X-ray machine, an archive, and a checker of objects.
+# Orthanc listens on all addresses: its tests run in a network that has none but loopback.
+ALONE := $(BIN)/python tools/alone.py
 HOSPITAL := dcmtk dicom3tools orthanc orthanc-dicomweb
 TORCH := $(shell grep '^torch==' constraints.txt)
 # The release that was built for that torch; another one would bring a torch of its own.
@@ -158,11 +160,11 @@ test-service: $(SERVICE) ## the service beside a real Orthanc, killed, under bad
 	@for program in dciodvfy dcmp2pgm storescu Orthanc; do \
 		PATH=$$PATH:/usr/sbin command -v $$program >/dev/null || { echo "no $$program: install the packages" \
 			"$(HOSPITAL), or INSTALL=1 make test-service"; exit 1; }; done
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m service tests/service --durations=10
+	OMP_NUM_THREADS=1 $(ALONE) $(BIN)/pytest -m service tests/service --durations=10
 
 test-service-long: $(SERVICE) ## 200 kills over 500 films beside Orthanc, 100,000 mutated PDUs; hours
 	OMP_NUM_THREADS=1 LEADAPRON_KILLS=200 LEADAPRON_FILMS=500 LEADAPRON_MUTATED_PDUS=100000 \
-		$(BIN)/pytest -m service tests/service/test_hospital.py tests/service/test_dicom_door.py -k "killed or mutated"
+		$(ALONE) $(BIN)/pytest -m service tests/service/test_hospital.py tests/service/test_dicom_door.py -k "killed or mutated"
 
 $(SERVICE): $(STAMP)
 	$(BIN)/$(PIP) --constraint constraints.txt --no-build-isolation --editable ".[serve]" httpx

@@ -19,6 +19,8 @@ from leadapron.cli import cli
 from leadapron.detect.inputs import INPUT_DETECTORS, TYPICAL, gate_file, judge
 from leadapron.detect.inputs.calibration import extend_opened
 from leadapron.detect.inputs.gate_file import GateDocument, numbers_of, read_gate, write_gate
+from leadapron.detect.inputs.screening import screening
+from leadapron.detect.inputs.strata import Strata
 from leadapron.errors import DataError, StoreError, UsageError
 from leadapron.jobs import calibrate as calibrating
 from leadapron.jobs.calibrate import calibrate
@@ -133,6 +135,32 @@ def test_another_model_is_refused(gate):
     (gate.parent / "model.safetensors").unlink()
     with pytest.raises(StoreError, match="`model`"):
         open_gate(gate)
+
+
+def test_another_precision_is_refused(gate):
+    made = json.loads(gate.read_text())["made"]
+    other = {"fp32": "bf16", "bf16": "fp32"}[made["precision"]]
+    for machine in (CPU, replace(CPU, precision=made["precision"])):
+        assert open_gate(gate, machine=machine).classifier.precision == made["precision"]
+    with pytest.raises(UsageError, match=rf"{other}: gate.json was calibrated in"):
+        open_gate(gate, machine=replace(CPU, precision=other))
+    changed(gate, lambda facts: facts["made"].update(precision=other))
+    assert open_gate(gate, machine=CPU).classifier.precision == other
+
+
+def test_other_versions_are_named(gate):
+    stored = read_gate(gate, INPUT_DETECTORS, TYPICAL)
+    assert list(stored.made.versions) == ["leadapron", "numpy", "torch"]
+    assert stored.made.doubt == ""
+    assert screening(stored, []).notes == stored.notes
+    changed(gate, lambda facts: facts["made"].update(versions={"torch": "0.4\x1b", "numpy": "1"}))
+    stored = read_gate(gate, INPUT_DETECTORS, TYPICAL)
+    assert re.fullmatch(
+        r"The gate was made with leadapron of an unknown version \(now .*\), torch 0\.4\\x1b "
+        r"\(now .*\), numpy 1 \(now .*\): scores may differ; calibrate again\.",
+        stored.made.doubt,
+    )
+    assert stored.made.doubt in screening(stored, []).notes
 
 
 def test_a_model_that_was_moved_is_found_where_it_is_named(gate, model):
@@ -316,13 +344,72 @@ def test_by_the_command_line(model, tmp_path):
     out = tmp_path / "gate.json"
     words = ["-q", "calibrate", str(model), "--clean", SOURCE, "--source.count", "60",
              "--source.seed", "7", "--cache", "none", "--false-alarm", "0.04", "--device", "cpu",
-             "--out", str(out), "--json"]  # fmt: skip
+             "--by-reading", "--out", str(out), "--json"]  # fmt: skip
     result = CliRunner().invoke(cli, words, standalone_mode=False)
     assert result.exception is None
     facts = json.loads(result.stdout)
-    assert (facts["schema"], facts["films"], facts["left_out"]) == (2, 60, {})
+    assert (facts["schema"], facts["films"], facts["left_out"]) == (3, 60, {})
+    (stratum,) = facts["clinics"][0]["strata"]  # too few films for more
+    assert (stratum["name"], stratum["films"]) == (
+        "all films",
+        facts["clinics"][0]["calibration_films"],
+    )
     assert facts["passes"] == 1 + sum(INPUT_DETECTORS[name].passes for name in facts["detectors"])
     assert json.loads(out.read_text())["model"]["path"] == str(model)
+
+
+# --- thresholds by what the model reads
+
+
+@pytest.fixture
+def by_reading(made, tmp_path):
+    """The gate with thresholds by what the model reads, in a folder of its own."""
+    (clinic,) = made.stored.gate.clinics
+    codes = np.arange(len(clinic)) % 2
+    strata = Strata(
+        levels=np.ones((2, 3)),
+        codes=codes,
+        others=np.stack([np.arange(clinic.fitted)] * 2, axis=1) % [100, 2],
+    )
+    gate = replace(made.stored.gate, clinics=(replace(clinic, strata=strata),), false_alarm=0.1)
+    path = tmp_path / "by.json"
+    write_gate(path, replace(made.stored, gate=gate))
+    return path, gate.clinics[0]
+
+
+def test_thresholds_by_reading_are_read_back(by_reading):
+    path, clinic = by_reading
+    gate = read_gate(path, INPUT_DETECTORS, TYPICAL).gate
+    facts = gate.clinics[0].stratum_facts(0.1, ("Effusion", "Mass", "Nodule"))
+    assert facts == clinic.stratum_facts(0.1, ("Effusion", "Mass", "Nodule"))
+    assert [each.name for each in facts] == ["no finding, Mass, Nodule", "Effusion"]
+    logits = np.array([[0.0, 0, 0], [9, 0, 0]])
+    expected = [each.threshold for each in facts]
+    np.testing.assert_array_equal(gate.clinics[0].thresholds(logits, 0.1), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("levels", lambda a: a[:, :2].copy()),
+        ("levels", lambda a: 0 * a),
+        ("codes", lambda a: a[1:]),
+        ("codes", lambda a: a + 3),
+        ("codes", lambda a: a - 1),
+        ("others", lambda a: a[:, :1].copy()),
+        ("others", lambda a: a[:, 0].copy()),
+        ("others", lambda a: a + np.array([0, 3])),
+    ],
+)
+def test_readings_that_cannot_be_are_refused(by_reading, name, change):
+    path, _ = by_reading
+    arrays, name = load_file(numbers_of(path)), f"clinic 1/strata/{name}"
+    arrays[name] = change(arrays[name])
+    save_file(arrays, numbers_of(path))
+    shape = {"shape": list(arrays[name].shape), "dtype": str(arrays[name].dtype)}
+    changed(path, lambda facts: facts["arrays"].update({name: shape}))
+    with pytest.raises(StoreError, match="strata not as expected"):
+        read_gate(path, INPUT_DETECTORS, TYPICAL)
 
 
 # --- films of another clinic
@@ -372,6 +459,7 @@ def test_what_a_gate_is_not_widened_by(made, wider, model, tmp_path):
     for options, words in (
         ({"false_alarm": 0.1}, "false_alarm: a widened gate keeps its rate"),
         ({"opening": Opening(model=ModelSettings(size=64))}, "model.size: the gate keeps"),
+        ({"by_reading": True}, "by_reading: a widened gate keeps its kind of thresholds"),
     ):
         with pytest.raises(UsageError, match=words):
             calibrate(None, SOURCE, out, count=60, **options, **same)

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 from pydicom import dcmread, dcmwrite
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
@@ -81,6 +82,27 @@ def free_ports(number: int) -> list[int]:
             each.close()
 
 
+def certificate(folder: Path, name: str) -> tuple[Path, Path]:
+    """Return certificate and key of a node of this machine."""
+    key, cert = folder / f"{name}.key", folder / f"{name}.pem"
+    call = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj",
+            f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out",
+            cert]  # fmt: skip
+    subprocess.run(call, check=True, capture_output=True)
+    return cert, key
+
+
+def refuse_open_network() -> None:
+    """Fail the test where others reach this machine: Orthanc listens on all addresses."""
+    lines = Path("/proc/net/dev").read_text().splitlines()[2:]
+    if others := {line.partition(":")[0].strip() for line in lines} - {"lo"}:
+        pytest.fail(
+            f"Orthanc would listen on {', '.join(sorted(others))} too; run the test by "
+            "python tools/alone.py pytest ...",
+            pytrace=False,
+        )
+
+
 class Orthanc:
     """An Orthanc in a process of its own; its database lies in `folder`.
 
@@ -111,6 +133,7 @@ class Orthanc:
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
+        refuse_open_network()
         with (self._folder / "orthanc.log").open("ab") as log:
             self._process = subprocess.Popen(
                 ["/usr/sbin/Orthanc", self._folder / "orthanc.json"],

@@ -9,7 +9,6 @@ import random
 import socket
 import ssl
 import struct
-import subprocess
 import threading
 import time
 from contextlib import ExitStack, closing, contextmanager
@@ -22,6 +21,7 @@ from hospital import (
     GATE,
     SR,
     XRAY,
+    certificate,
     film,
     free_ports,
     part10,
@@ -164,7 +164,7 @@ def test_films_of_all_kinds_are_judged_and_their_results_delivered(opened, tmp_p
     """An archive of pynetdicom stands for the PACS; `test_orthanc` has a real one."""
     from pynetdicom import AE, evt
 
-    from leadapron.service.dicom import Archive
+    from leadapron.service.archive import Archive
 
     taken, statuses = {}, iter([0xA700, 0xB000, 0x0111])
 
@@ -437,18 +437,29 @@ def test_all_that_is_being_received_has_a_limit(monkeypatch):
 # --- mutual TLS
 
 
-def certificate(folder, name):
-    """Return certificate and key of a node of this machine."""
-    key, cert = folder / f"{name}.key", folder / f"{name}.pem"
-    call = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj",
-            f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out",
-            cert]  # fmt: skip
-    subprocess.run(call, check=True, capture_output=True)
-    return cert, key
+def test_a_door_that_ends_ends_readiness(opened, tmp_path, monkeypatch, caplog):
+    from leadapron.service import dicom
+
+    def broken(*_):
+        raise TypeError(XRAY)
+
+    with running(opened, Keeping(spool=tmp_path / "spool")) as engine:
+        with door(engine):
+            assert engine.trouble == ""
+            assert {"the DICOM door", "the watchdog of the DICOM door"} < set(engine.parts)
+        monkeypatch.setattr(dicom._Server, "get_request", broken)
+        with door(engine) as port, socket.create_connection(("127.0.0.1", port)):
+            end = time.monotonic() + 20
+            while not engine.trouble and time.monotonic() < end:
+                time.sleep(0.01)
+            assert "the DICOM door" in engine.trouble
+    assert "the DICOM door has ended (TypeError in test_dicom_door.py" in caplog.text
+    assert XRAY not in caplog.text
 
 
 def test_mutual_tls(hasty, running_engine, tmp_path):
-    from leadapron.service.dicom import client_tls, server_tls
+    from leadapron.service.archive import client_tls
+    from leadapron.service.dicom import server_tls
 
     gate, xray, stranger = (certificate(tmp_path, name) for name in ("gate", "xray", "stranger"))
     content = film(films(1, seed=9)[0])
@@ -475,7 +486,7 @@ def test_mutual_tls(hasty, running_engine, tmp_path):
 def test_an_archive_that_is_down_refuses_or_is_silent(hasty):
     from pynetdicom import AE, evt
 
-    from leadapron.service.dicom import Archive
+    from leadapron.service.archive import Archive
 
     answer = SimpleNamespace(verdict=SimpleNamespace(word="pass"))
     result = part10(short_results(dcmread(io.BytesIO(film(films(1)[0]))), answer, None)[0])

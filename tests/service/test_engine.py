@@ -26,6 +26,7 @@ from leadapron.service import spool as spool_module
 from leadapron.service.answers import RESEARCH, FilmAnswer
 from leadapron.service.engine import Engine, FullError, Watch, running
 from leadapron.service.figures import lines_of, months_of, place_of
+from leadapron.service.outbox import Outbox
 from leadapron.service.settings import Keeping, Listening
 from leadapron.service.spool import Spool, SpooledFilm
 from leadapron.service.tokens import read_tokens
@@ -389,6 +390,36 @@ def test_unknown_ids_have_no_answer(opened, keeping, film):
     assert engine.answer(film) is None
     assert engine.image(film) is None
     assert engine.when_answered(film).done()
+
+
+@pytest.mark.parametrize(
+    ("part", "what"), [("_batch", "judging"), ("_next", "decoding"), ("put", "the outbox")]
+)
+def test_a_part_that_ends_ends_readiness(opened, keeping, monkeypatch, caplog, part, what):
+    """The log names the error's kind and place, and nothing that the error says."""
+
+    def broken(*_):
+        raise TypeError(SECRETS[0])
+
+    class Destination:
+        connected = broken
+
+    def make(spool):
+        outbox = Outbox(spool.folder, lambda *_: [], Destination(), Watch(), 60.0)
+        if part == "put":
+            monkeypatch.setattr(outbox, "_put_away", broken)
+        return outbox
+
+    if part != "put":
+        monkeypatch.setattr(Engine, part, broken)
+    with running(opened, keeping, outgoing=make) as engine:
+        end = time.monotonic() + 20
+        while not engine.trouble and time.monotonic() < end:
+            time.sleep(0.01)
+        assert engine.trouble == f"{what} has ended"
+        assert [name for name, alive in engine.parts.items() if not alive] == [what]
+    assert f"{what} has ended (TypeError in test_engine.py, line " in caplog.text
+    assert SECRETS[0] not in caplog.text
 
 
 def test_many_threads_at_once(opened, keeping):

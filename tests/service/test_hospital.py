@@ -165,6 +165,9 @@ def test_orthanc_forwards_to_the_gate_and_gets_results_by_dicom(nursery, gate, t
         assert (answer.status_code, answer.json()["FailedInstancesCount"]) == (200, 0)
         assert len(about(orthanc.await_results(4))) == 2
         delivered(server)
+        while any((server.spool / "stored").iterdir()):  # until Orthanc has committed to them
+            time.sleep(0.05)
+        assert "count as delivered" not in server.log.read_text()
         orthanc.stop()
         call = ["storescu", "-aet", ARCHIVE, "-aec", GATE, "127.0.0.1", str(port)]
         (tmp_path / "third.dcm").write_bytes(sent[2])

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import ssl
 import threading
 import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from hospital import USER, film
+from hospital import USER, certificate, film
 from input_scenes import films
 
 from dicom_files import SECRETS
@@ -76,17 +77,24 @@ class Answers(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def orthanc(*contents):
-    """A server that stands for Orthanc, and the gate's client of it."""
+def orthanc(*contents, secure=None):
+    """A server that stands for Orthanc, over HTTPS with a certificate; and the gate's client."""
     from leadapron.service.orthanc import Orthanc
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
-    server.daemon_threads = True
+    server.daemon_threads, server.handle_error = True, lambda *_: None
     server.films = {number: (content, "DX") for number, content in enumerate(contents, 1)}
     server.last, server.odd, server.asked, server.status = len(contents), {}, [], 200
+    if secure is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*secure)
+        server.socket = context.wrap_socket(
+            server.socket, server_side=True, do_handshake_on_connect=False
+        )
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
-    client = Orthanc(f"http://127.0.0.1:{server.server_address[1]}", USER)
+    server.url = f"http{'s' * bool(secure)}://127.0.0.1:{server.server_address[1]}"
+    client = Orthanc(server.url, USER)
     try:
         yield server, client
     finally:
@@ -279,6 +287,37 @@ def test_names_that_are_no_names_are_not_asked_for(engine, watch, tmp_path):
         with polled(engine, client, watch, tmp_path):
             until(lambda: server.asked.count("/changes?since=1&limit=100") > 2)
     assert all(path.startswith("/changes?") for path in server.asked)
+
+
+def test_over_https_only_a_known_certificate_is_trusted(engine, watch, tmp_path, caplog):
+    from leadapron.service.doors import _https
+    from leadapron.service.orthanc import Orthanc
+
+    own, other = (certificate(tmp_path, name) for name in ("orthanc", "other"))
+    with orthanc(film(films(1, seed=57)[0]), secure=own) as (server, client):
+        known = Orthanc(server.url, USER, _https(own[0]))
+        wrong_name = Orthanc(server.url.replace("127.0.0.1", "localhost"), USER, _https(own[0]))
+        for stranger in (Orthanc(server.url, USER, _https(other[0])), client, wrong_name):
+            with pytest.raises(UnreachableError, match=r"certificate isn't trusted.*--orthanc-ca"):
+                stranger.last_change()
+            stranger.close()
+        assert server.asked == []
+        with polled(engine, known, watch, tmp_path, url=server.url):
+            until(lambda: watch.taken == 1)
+        known.close()
+    assert "can't take films" not in caplog.text
+
+
+def test_a_file_without_certificates_is_refused(tmp_path):
+    from leadapron.service.doors import Doors
+    from leadapron.service.settings import Listening, Nodes
+
+    empty = tmp_path / "ca.pem"
+    for content in (None, "no certificate"):
+        if content is not None:
+            empty.write_text(content)
+        with pytest.raises(UsageError, match=r"ca\.pem isn't a file of certificates in PEM"):
+            Doors(Listening(), Nodes(orthanc="https://127.0.0.1:1", orthanc_ca=empty))
 
 
 def test_results_that_orthanc_refuses_or_can_not_take():

@@ -50,6 +50,8 @@ def test_what_is_no_node(text):
         ({"orthanc": "http://user:word@127.0.0.1:8042"}, "the user in `orthanc_user_file`"),
         ({"orthanc": "http://127.0.0.1:99999"}, "no URL of an Orthanc"),
         ({"orthanc_user_file": Path("user")}, "need `orthanc`"),
+        ({"orthanc_ca": Path("ca.pem")}, "need `orthanc`"),
+        ({"orthanc": URL, "orthanc_ca": Path("ca.pem")}, "begins with https://"),
         ({"dicom_ca": Path("ca.pem")}, "needs `dicom` or `results`"),
     ],
 )

@@ -246,12 +246,17 @@ def test_metrics_count_and_readiness_says_why_not(engine, stopped):
     assert float(counts["leadapron_seconds_count"]) == answered
     assert (counts["leadapron_queue"], counts["leadapron_ready"]) == ("0.0", "1.0")
     assert counts["leadapron_drift_alarm"] == "0.0"
+    for part in ("decoding", "judging", "wiping"):
+        assert counts[f'leadapron_part{{part="{part}"}}'] == "1.0"
     assert counts['leadapron_drift{about="looks",group="",kind=""}'] == "0.0"
     assert float(counts["process_open_fds"]) > 3
     (ready,) = asked(engine, get("/v2/health/ready"))
     assert (ready.json()["ready"], ready.json()["alarm"]) == (True, "")
     (other,) = asked(stopped, get("/v2/health/ready"))
-    assert (other.status_code, other.json()["trouble"]) == (503, "a part of it has ended")
+    assert (other.status_code, other.json()["trouble"]) == (
+        503,
+        "decoding, judging, wiping has ended",
+    )
 
 
 def test_the_description_names_all_that_is_answered(engine):

@@ -36,6 +36,7 @@ from leadapron.jobs import calibrate as calibrating
 from leadapron.jobs import inspect as inspecting
 from leadapron.jobs.screen import OpenGate, open_gate
 from leadapron.jobs.screen import screen as screen_files
+from leadapron.models.backends import on_backend
 from leadapron.models.foreign import Opened, file_of
 from leadapron.models.inspection.document import Inspected
 from leadapron.models.inspection.inspecting import inspected_alone, inspected_on
@@ -377,9 +378,9 @@ def audit(  # noqa: PLR0913 (settings, by keyword)
     else:
         others = [Subject.of(model_of(other, machine), name_of(other)) for other in reference]
     found = audit_subject(
-        own,
+        own.on(machine, cohort),
         cohort,
-        others,
+        [each.on(machine, cohort) for each in others],
         false_alarm=false_alarm,
         sweep=sweep,
         steps=steps,
@@ -397,6 +398,7 @@ def calibrate(
     out: str | os.PathLike[str] | None = None,
     *,
     false_alarm: float = calibrating.FALSE_ALARM,
+    by_reading: bool = False,
     machine: Machine = AUTO,
     **settings: Any,
 ) -> CalibrateResult:
@@ -408,6 +410,8 @@ def calibrate(
         out: the gate's JSON file, for `leadapron screen`; its arrays are written next to it.
             Nothing is written if left out.
         false_alarm: share of clean films like these that may be called suspicious.
+        by_reading: whether each finding that the model reads on enough films has a threshold of its
+            own, so that the rate holds on these films too.
         machine: device, precision, cache and progress.
         **settings: settings of the source, as `count=600`.
 
@@ -420,10 +424,11 @@ def calibrate(
     cohort = cohort_of(clean, opened.classifier.preprocessing, machine, settings)
     path = Path(model) if isinstance(model, str | os.PathLike) else Path(name_of(model))
     made = calibrate_opened(
-        opened,
+        opened._replace(classifier=on_backend(opened.classifier, machine, cohort.images)),
         cohort,
         path=file_of(path).absolute() if opened.content else path,
         false_alarm=false_alarm,
+        by_reading=by_reading,
         name=_clinic_name(clean),
         window=str(settings.get("window", "header")),
         progress=machine.progress,

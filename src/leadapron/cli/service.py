@@ -21,7 +21,7 @@ OPEN_TO = ("http", "token_file", "largest", "tls_cert", "tls_key", "no_tls", "ui
 
 NODES = (
     "dicom", "callers", "results", "result_kinds", "dicom_ca", "orthanc", "orthanc_user_file",
-    "orthanc_backlog",
+    "orthanc_ca", "orthanc_backlog",
 )  # fmt: skip
 """Fields of `Nodes` that are options."""
 
@@ -57,10 +57,11 @@ def serve_command() -> click.Command:
             "dicom_ca": file,
             "orthanc": {"metavar": "URL"},
             "orthanc_user_file": file,
+            "orthanc_ca": file,
             **kept(),
             "largest": {"metavar": "MB"},
         },
-        machine=("device",),
+        machine=("device", "backend"),
         flat={"listening": OPEN_TO, "nodes": NODES, "keeping": KEPT},
         progress=False,
     )

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from leadapron.detect.inputs.calibration import Calibrated, calibrate_opened, extend_opened
 from leadapron.detect.inputs.gate_file import refuse_others, write_gate
 from leadapron.detect.verdict import refuse_rate
 from leadapron.errors import UsageError
 from leadapron.jobs.screen import open_gate
+from leadapron.models.backends import on_backend
 from leadapron.models.foreign import file_of, open_model
 from leadapron.models.stated import AS_FOUND, Opening
 from leadapron.sources import open_source
@@ -33,6 +34,7 @@ def calibrate(
     *,
     extend: Path | None = None,
     false_alarm: float | None = None,
+    by_reading: bool = False,
     opening: Opening = AS_FOUND,
     machine: Machine = AUTO,
     **options: Any,
@@ -48,8 +50,10 @@ def calibrate(
         extend: a gate that is widened by these films of another clinic.
         false_alarm: false-positive rate: share of clean films like these that may be called
             suspicious; 0.01 if left out, and the gate's with `extend`.
+        by_reading: each finding that the model reads on enough films has a threshold of its own,
+            so that the rate holds on these films too; a widened gate keeps this.
         opening: what is stated of the model, and how it is opened; the gate keeps what is stated.
-        machine: device, precision, cache and progress.
+        machine: device, precision, backend, cache and progress.
         **options: settings of the source.
 
     Raises:
@@ -62,25 +66,37 @@ def calibrate(
     if extend is not None:
         if false_alarm is not None:
             raise UsageError("false_alarm: a widened gate keeps its rate; leave it out")
+        if by_reading:
+            raise UsageError(
+                "by_reading: a widened gate keeps its kind of thresholds; leave it out"
+            )
         made = _extended(extend, model, clean, opening, machine, options)
     elif model is None:
         raise UsageError("no model; expected its file, or `extend` with a gate")
     else:
         rate = FALSE_ALARM if false_alarm is None else false_alarm
-        made = _calibrated(model, clean, rate, opening, machine, options)
+        rule = _Rule(rate, by_reading)
+        made = _calibrated(model, clean, rule, opening, machine, options)
     write_gate(out, made.stored)
     return replace(made, file=out)
+
+
+class _Rule(NamedTuple):
+    """How thresholds are set."""
+
+    false_alarm: float
+    by_reading: bool
 
 
 def _calibrated(
     model: str | Path,
     clean: str,
-    false_alarm: float,
+    rule: _Rule,
     opening: Opening,
     machine: Machine,
     options: Mapping[str, Any],
 ) -> Calibrated:
-    refuse_rate(false_alarm)
+    refuse_rate(rule.false_alarm)
     opened = open_model(model, **machine.networks, **opening.arguments)
     if opened.content is None:
         raise UsageError(f"{model} is no file; a gate is tied to a model file's content")
@@ -91,10 +107,10 @@ def _calibrated(
         **options,
     )
     return calibrate_opened(
-        opened,
+        opened._replace(classifier=on_backend(opened.classifier, machine, cohort.images)),
         cohort,
         path=file_of(Path(model)).absolute(),
-        false_alarm=false_alarm,
+        **rule._asdict(),
         name=short_path(clean),
         window=str(options.get("window", "header")),
         progress=machine.progress,

@@ -1,4 +1,4 @@
-"""The DICOM door: C-ECHO and C-STORE in, results out by C-STORE. It needs the extra `serve`.
+"""The DICOM door: C-ECHO and C-STORE in, reports of commitment. It needs the extra `serve`.
 
 pynetdicom believes the length that a PDU states, and reads without a deadline. So each connection
 counts what it reads: a PDU that is too long ends it, and a watchdog closes those without progress.
@@ -12,22 +12,19 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from socketserver import BaseServer
 from typing import Any
 
-from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, _config, evt
+from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, evt
 from pynetdicom.association import Association
-from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import (
     BreastTomosynthesisImageStorage,
-    Comprehensive3DSRStorage,
     ComputedRadiographyImageStorage,
     CTImageStorage,
     DigitalMammographyXRayImageStorageForPresentation,
@@ -38,7 +35,6 @@ from pynetdicom.sop_class import (
     EnhancedMRImageStorage,
     EnhancedXAImageStorage,
     EnhancedXRFImageStorage,
-    GrayscaleSoftcopyPresentationStateStorage,
     MRImageStorage,
     MultiFrameGrayscaleByteSecondaryCaptureImageStorage,
     MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
@@ -46,7 +42,7 @@ from pynetdicom.sop_class import (
     NuclearMedicineImageStorage,
     PositronEmissionTomographyImageStorage,
     SecondaryCaptureImageStorage,
-    SegmentationStorage,
+    StorageCommitmentPushModel,
     UltrasoundImageStorage,
     UltrasoundMultiFrameImageStorage,
     Verification,
@@ -55,18 +51,15 @@ from pynetdicom.sop_class import (
 )
 from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
+from leadapron.service.commitment import Report
+from leadapron.service.dimse import FULL, SUCCESS, context, mutual_tls, taking
 from leadapron.service.engine import MODALITIES, Engine, FullError, Watch
 from leadapron.service.headers import FRAMES, read_header
-from leadapron.service.outbox import RefusedError, Send, UnreachableError
-from leadapron.service.settings import Node
+from leadapron.service.parts import Part
 
-__all__ = ["Archive", "client_tls", "receiving", "server_tls"]
+__all__ = ["Reports", "receiving", "server_tls"]
 
 logger = logging.getLogger(__name__)
-
-# Its lines quote AE titles, UIDs and addresses.
-logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)
-_config.LOG_HANDLER_LEVEL = "none"
 
 FILMS = (
     ComputedRadiographyImageStorage,
@@ -98,27 +91,19 @@ OTHERS = (
 )
 """Kinds that are negotiated only to be refused with a status that says why."""
 
-RESULTS = (
-    Comprehensive3DSRStorage,
-    GrayscaleSoftcopyPresentationStateStorage,
-    SecondaryCaptureImageStorage,
-    SegmentationStorage,
-)
-"""Kinds of results."""
-
 MALFORMED = "malformed"
 """What is counted in place of a status where an association was malformed."""
 
-SUCCESS, NOT_THERE, FULL, MISMATCH, CANT_UNDERSTAND = 0x0000, 0x0122, 0xA700, 0xA900, 0xC000
-DUPLICATE, WARNING = 0x0111, 0xB
-"""Statuses of C-STORE (PS3.4 B.2.3, PS3.7 C); of a warning, the first digit."""
+NOT_THERE, MISMATCH, CANT_UNDERSTAND = 0x0122, 0xA900, 0xC000
+"""Further statuses of C-STORE (PS3.4 B.2.3)."""
 
 SYNTAXES = tuple(
     each for each in ALL_TRANSFER_SYNTAXES if UID(each).name[:4] not in ("MPEG", "HEVC", "SMPT")
 )
 """Transfer syntaxes of films: all but those of video and sound."""
 
-RESULT_SYNTAXES = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+PLAIN = (ImplicitVRLittleEndian, ExplicitVRLittleEndian)
+"""Transfer syntaxes of what holds no pixels."""
 
 ASSOCIATIONS = 64
 """Most associations at a time; more are rejected for a while."""
@@ -143,9 +128,6 @@ WATCH_SECONDS = 0.25
 
 GRACE = 10.0
 """Seconds that a stop waits for associations to end."""
-
-ANSWER_SECONDS = 30.0
-"""Most seconds for an answer of the archive."""
 
 
 # --- connections that count
@@ -371,10 +353,23 @@ class _Server(ThreadedAssociationServer):  # type: ignore[misc]  # untyped
         logger.error("a connection over DICOM failed")
 
 
+@dataclass(frozen=True)
+class Reports:
+    """Who says what it has committed to.
+
+    Args:
+        title: AE title of the archive.
+        take: takes each report.
+    """
+
+    title: str
+    take: Callable[[Report], None]
+
+
 @contextmanager
 def receiving(
     engine: Engine, bound: socket.socket, title: str, admitted: Sequence[str], largest: int,
-    watch: Watch, trusted: ssl.SSLContext | None = None,
+    watch: Watch, trusted: ssl.SSLContext | None = None, reports: Reports | None = None,
 ) -> Iterator[None]:  # fmt: skip
     """Take films by DICOM until the block ends.
 
@@ -386,21 +381,22 @@ def receiving(
         largest: most bytes of a film.
         watch: what counts.
         trusted: for mutual TLS, as of `server_tls`.
+        reports: the archive that may report what it has committed to.
     """
     entity = AE(ae_title=title)
     entity.require_called_aet = True
-    entity.require_calling_aet = list(admitted)
+    entity.require_calling_aet = _callers(admitted, reports)
     entity.maximum_associations = ASSOCIATIONS
     entity.maximum_pdu_size = PDU
     entity.acse_timeout, entity.network_timeout = PDU_SECONDS, IDLE_SECONDS
     entity.dimse_timeout = IDLE_SECONDS
-    contexts = [_context(Verification, [ImplicitVRLittleEndian, ExplicitVRLittleEndian])]
-    contexts += [_context(each, SYNTAXES) for each in (*FILMS, *OTHERS)]
+    contexts = [context(Verification, PLAIN)]
+    contexts += [context(each, SYNTAXES) for each in (*FILMS, *OTHERS)]
     lines = _Lines(largest)
     receiver = _Receiver(engine, watch, largest)
     server = entity.make_server(
         bound.getsockname(), contexts=contexts, ssl_context=trusted, server_class=_Server,
-        evt_handlers=[(evt.EVT_C_STORE, receiver.stored)], request_handler=_Handler,
+        evt_handlers=_handlers(receiver, admitted, reports), request_handler=_Handler,
         bound=bound, lines=lines, watch=watch,
     )  # fmt: skip
     over = threading.Event()
@@ -409,23 +405,59 @@ def receiving(
         while not over.wait(WATCH_SECONDS):
             lines.cut(lines.overdue())
 
-    threads = [
-        threading.Thread(target=work, name=f"leadapron-dicom-{name}", daemon=True)
-        for name, work in (("listen", server.serve_forever), ("watch", keep_watching))
+    parts = [
+        Part("the DICOM door", server.serve_forever),
+        Part("the watchdog of the DICOM door", keep_watching),
     ]
-    for thread in threads:
-        thread.start()
+    for part in parts:
+        part.start()
     host, port = bound.getsockname()[:2]
     logger.info("listening for DICOM on %s port %d", host, port)
     try:
-        yield
+        with engine.relying_on(*parts):
+            yield
     finally:
         server.shutdown()
         lines.cut()
         over.set()
         end = time.monotonic() + GRACE
-        for thread in (*threads, *server.active_associations):
+        for thread in (*parts, *server.active_associations):
             thread.join(max(0.0, end - time.monotonic()))
+
+
+def _callers(admitted: Sequence[str], reports: Reports | None) -> list[str]:
+    """AE titles that get an association; empty for all."""
+    more = {reports.title} if admitted and reports is not None else set()
+    return sorted({*admitted, *more})
+
+
+def _handlers(
+    receiver: _Receiver, admitted: Sequence[str], reports: Reports | None
+) -> list[evt.EventHandlerType]:
+    """What answers requests, for each caller those that it may make."""
+    handlers: list[evt.EventHandlerType] = [(evt.EVT_C_STORE, receiver.stored)]
+    if reports is None:
+        return handlers
+
+    def requested(event: evt.Event) -> None:
+        caller, called = event.assoc.requestor, event.assoc.acceptor
+        title = str(caller.primitive.calling_ae_title).strip()
+        contexts = called.supported_contexts
+        if admitted and title not in admitted:  # the archive, which reports alone
+            contexts = [each for each in contexts if each.abstract_syntax == Verification]
+        role = caller.role_selection.get(StorageCommitmentPushModel)
+        # Who doesn't take the role of the archive would ask the gate to be one.
+        if title == reports.title and role is not None and role.scp_role:
+            report = context(StorageCommitmentPushModel, PLAIN)
+            report.scu_role, report.scp_role = False, True
+            contexts.append(report)
+        called.supported_contexts = contexts
+
+    return [
+        *handlers,
+        (evt.EVT_REQUESTED, requested),
+        (evt.EVT_N_EVENT_REPORT, taking(reports.take)),
+    ]
 
 
 class _Receiver:
@@ -484,80 +516,6 @@ class _Receiver:
         return SUCCESS, ""
 
 
-# --- results
-
-
-class Archive:
-    """A DICOM node that results go to; a `Destination`.
-
-    Args:
-        node: the node.
-        title: the gate's AE title.
-        trusted: for mutual TLS, as of `client_tls`.
-    """
-
-    def __init__(self, node: Node, title: str, trusted: ssl.SSLContext | None = None) -> None:
-        self._node, self._title, self._trusted = node, title, trusted
-
-    @contextmanager
-    def connected(self) -> Iterator[Send]:
-        """Associate, and return what stores an object; see `Destination`."""
-        with ExitStack() as stack:
-            association = self._associated(stack)
-            if not association.is_established:
-                rejected = association.is_rejected
-                raise UnreachableError(
-                    "it rejects the association: wrong AE titles?" if rejected else "no association"
-                )
-            try:
-                yield partial(_stored, association)
-                association.release()
-            finally:
-                if association.is_established:
-                    association.abort()
-
-    def _associated(self, stack: ExitStack) -> Association:
-        def opened(event: evt.Event) -> None:
-            connection = event.assoc.dul.socket
-            if connection is not None and connection.socket is not None:
-                # pynetdicom sets no deadline, and may forget to close it.
-                connection.socket.settimeout(ANSWER_SECONDS)
-                stack.callback(connection.socket.close)
-
-        entity = AE(ae_title=self._title)
-        entity.connection_timeout = entity.acse_timeout = PDU_SECONDS
-        entity.dimse_timeout = entity.network_timeout = ANSWER_SECONDS
-        try:
-            return entity.associate(
-                self._node.host,
-                self._node.port,
-                contexts=[_context(each, RESULT_SYNTAXES) for each in RESULTS],
-                ae_title=self._node.title,
-                tls_args=None if self._trusted is None else (self._trusted, self._node.host),
-                evt_handlers=[(evt.EVT_CONN_OPEN, opened)],
-            )
-        except (OSError, RuntimeError, ValueError) as error:
-            raise UnreachableError(f"no association ({type(error).__name__})") from None
-
-
-def _stored(association: Association, content: bytes) -> None:
-    """Store an object; see `Destination`."""
-    try:
-        answer = association.send_c_store(dcmread(io.BytesIO(content)))
-    except ValueError:  # no context was accepted for it
-        raise RefusedError("it takes no objects of this kind") from None
-    except (OSError, RuntimeError):
-        answer = Dataset()
-    if "Status" not in answer:
-        raise UnreachableError("it doesn't answer")
-    status = int(answer.Status)
-    if status >> 8 == FULL >> 8:
-        raise UnreachableError(f"it answers with status 0x{status:04X}")
-    # A warning stores the object; a duplicate is there already (PS3.4 B.2.3).
-    if status not in (SUCCESS, DUPLICATE) and status >> 12 != WARNING:
-        raise RefusedError(f"status 0x{status:04X}")
-
-
 # --- TLS
 
 
@@ -574,24 +532,4 @@ def server_tls(cert: Path, key: Path, trusted: Path) -> ssl.SSLContext:
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.sslsocket_class = _CountingTls
-    return _mutual(context, cert, key, trusted)
-
-
-def client_tls(cert: Path, key: Path, trusted: Path) -> ssl.SSLContext:
-    """Return what results are sent with; arguments and errors as `server_tls`."""
-    return _mutual(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), cert, key, trusted)
-
-
-def _mutual(context: ssl.SSLContext, cert: Path, key: Path, trusted: Path) -> ssl.SSLContext:
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(cert, key)
-    context.load_verify_locations(trusted)
-    context.verify_mode = ssl.CERT_REQUIRED
-    return context
-
-
-def _context(kind: str, syntaxes: Sequence[str]) -> PresentationContext:
-    context = PresentationContext()
-    context.abstract_syntax = kind
-    context.transfer_syntax = list(syntaxes)
-    return context
+    return mutual_tls(context, cert, key, trusted)

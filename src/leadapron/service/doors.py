@@ -6,10 +6,13 @@ import socket
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 from leadapron.errors import UsageError
 from leadapron.report.words import listed
-from leadapron.service.dicom import Archive, client_tls, receiving, server_tls
+from leadapron.service.archive import Archive, client_tls
+from leadapron.service.commitment import Commitment
+from leadapron.service.dicom import Reports, receiving, server_tls
 from leadapron.service.engine import DAY, Engine, Watch
 from leadapron.service.objects import KINDS
 from leadapron.service.orthanc import Orthanc, polling, read_user
@@ -56,22 +59,13 @@ class Doors:
                 self._receiving = server_tls(cert, key, trusted)
                 self._sending = client_tls(cert, key, trusted)
             except (OSError, ssl.SSLError) as error:
-                raise UsageError(
-                    f"{trusted} isn't a file of certificates in PEM ({reason(error)})"
-                ) from error
-        self._orthanc = (
-            None
-            if nodes.orthanc is None
-            else Orthanc(nodes.orthanc, read_user(nodes.orthanc_user_file))
-        )
+                raise _no_certificates(trusted, error) from error
+        self._orthanc = None
+        if nodes.orthanc is not None:
+            user = read_user(nodes.orthanc_user_file)
+            self._orthanc = Orthanc(nodes.orthanc, user, _https(nodes.orthanc_ca))
 
-    @property
-    def destination(self) -> Destination | None:
-        """Where results go; None if nowhere."""
-        archive, door = self._nodes.archive, self._nodes.door
-        if archive is not None:
-            return Archive(archive, TITLE if door is None else door.title, self._sending)
-        return self._orthanc
+        self._commitment: Commitment | None = None
 
     def outgoing(
         self, make: Callable[[Spool], Make], keeping: Keeping, watch: Watch
@@ -83,11 +77,17 @@ class Doors:
             keeping: how long they are kept.
             watch: what counts.
         """
-        destination = self.destination
+        node, door = self._nodes.archive, self._nodes.door
+        destination: Destination | None = self._orthanc
+        if node is not None:
+            title = TITLE if door is None else door.title
+            archive = Archive(node, title, self._sending, door=door is not None)
+            self._commitment = Commitment(keeping.spool, archive.ask, watch)
+            destination = archive
         if destination is None:
             return None
         return lambda spool: Outbox(
-            spool.folder, make(spool), destination, watch, keeping.keep * DAY
+            spool.folder, make(spool), destination, watch, keeping.keep * DAY, self._commitment
         )
 
     @contextmanager
@@ -114,11 +114,29 @@ class Doors:
                     )
                 )  # fmt: skip
             if bound is not None:
-                assert self._nodes.door is not None
+                door, archive, commitment = self._nodes.door, self._nodes.archive, self._commitment
+                assert door is not None
+                reports = None
+                if archive is not None and commitment is not None:
+                    reports = Reports(archive.title, commitment.report)
                 stack.enter_context(
                     receiving(
-                        engine, bound, self._nodes.door.title, self._nodes.admitted,
-                        self._largest, watch, self._receiving,
+                        engine, bound, door.title, self._nodes.admitted, self._largest, watch,
+                        self._receiving, reports,
                     )
                 )  # fmt: skip
             yield
+
+
+def _https(trusted: Path | None) -> ssl.SSLContext | None:
+    """What Orthanc's certificate is checked with; None for the system's authorities."""
+    if trusted is None:
+        return None
+    try:
+        return ssl.create_default_context(cafile=trusted)
+    except (OSError, ssl.SSLError) as error:
+        raise _no_certificates(trusted, error) from error
+
+
+def _no_certificates(file: Path, error: OSError) -> UsageError:
+    return UsageError(f"{file} isn't a file of certificates in PEM ({reason(error)})")

@@ -33,6 +33,7 @@ from leadapron.jobs.screen import OpenGate
 from leadapron.service.answers import FilmAnswer, moment, verdict_of
 from leadapron.service.figures import Figures
 from leadapron.service.outbox import Outbox
+from leadapron.service.parts import Part
 from leadapron.service.settings import Keeping
 from leadapron.service.spool import Arriving, Spool, SpooledFilm
 from leadapron.sources.listed import Decoded, FilmFile, decoded
@@ -123,6 +124,9 @@ class Watch:
     def delivered(self) -> None:
         """A result object was acknowledged."""
 
+    def committed(self) -> None:
+        """The PACS committed to a result object."""
+
     def undelivered(self) -> None:
         """A result object was given up."""
 
@@ -159,6 +163,8 @@ def running(
         StoreError: a spool that can't be written, or that another process uses.
     """
     assert opened.file is not None
+    if words := opened.stored.made.doubt:
+        logger.warning(words)
     gate = sha256_of(opened.file)
     with lock(keeping.spool):
         spool = Spool(keeping.spool, gate)
@@ -211,11 +217,12 @@ class Engine:
         self._stopping = threading.Event()
         self._busy_since: float | None = None
         self._disk_full = False
-        work = [*(self._keep_decoding for _ in range(processors())), self._keep_judging]
         self._threads = [
-            threading.Thread(target=each, name=f"leadapron{each.__name__}", daemon=True)
-            for each in (*work, self._keep_sweeping)
+            *(Part("decoding", self._keep_decoding) for _ in range(processors())),
+            Part("judging", self._keep_judging),
+            Part("wiping", self._keep_sweeping),
         ]
+        self._parts = [*self._threads, *(() if outbox is None else outbox.parts)]
         left = spool.waiting()
         if left:
             logger.info("the spool holds %s of an earlier run", count(len(left), "film"))
@@ -301,6 +308,11 @@ class Engine:
         return 0 if self._outbox is None else self._outbox.waiting
 
     @property
+    def uncommitted(self) -> int:
+        """Number of result objects that were delivered and not committed to."""
+        return 0 if self._outbox is None else self._outbox.uncommitted
+
+    @property
     def figures(self) -> Figures:
         """The gate's figures."""
         return self._figures
@@ -310,18 +322,33 @@ class Engine:
         """What the figures warn of, in a few words; "" if nothing."""
         return DRIFTED if self._figures.alarms else ""
 
+    @contextmanager
+    def relying_on(self, *parts: Part) -> Iterator[None]:
+        """Count a door's parts to those that the service can't do without."""
+        self._parts = [*self._parts, *parts]
+        try:
+            yield
+        finally:
+            self._parts = [each for each in self._parts if each not in parts]
+
+    @property
+    def parts(self) -> dict[str, bool]:
+        """Whether each part of the service works."""
+        found: dict[str, bool] = {}
+        for part in self._parts:
+            found[part.what] = found.get(part.what, True) and part.is_alive()
+        return found
+
     @property
     def trouble(self) -> str:
         """Why the service isn't ready, in a few words; "" if it is."""
         since = self._busy_since
         if self._stopping.is_set():
             return "it stops"
-        if not all(thread.is_alive() for thread in self._threads):
-            return "a part of it has ended"
+        if ended := sorted(what for what, alive in self.parts.items() if not alive):
+            return f"{', '.join(ended)} has ended"
         if since is not None and time.monotonic() - since > STALLED:
             return "judging takes too long"
-        if self._outbox is not None and not self._outbox.alive:
-            return "a part of it has ended"
         return "the disk is full" if self._disk_full else ""
 
     # --- life

@@ -51,6 +51,7 @@ class Meters(Watch):
         self._dicom = counter("dicom_refused", "Films refused, by DICOM status.", "status")
         self._left_out = counter("orthanc_left_out", "Films of Orthanc that couldn't be taken.")
         self._delivered = counter("results_delivered", "Result objects acknowledged.")
+        self._committed = counter("results_committed", "Result objects that the PACS keeps.")
         self._undelivered = counter("results_given_up", "Result objects that nobody took.")
         self._unmade = counter("results_unmade", "Films whose results couldn't be made.")
         self._seconds = Histogram(
@@ -59,7 +60,13 @@ class Meters(Watch):
         )  # fmt: skip
         self._waiting = Gauge("leadapron_queue", "Films that wait.", registry=registry)
         self._outbox = Gauge("leadapron_outbox", "Results to be delivered.", registry=registry)
+        self._stored = Gauge(
+            "leadapron_uncommitted", "Results delivered, not committed to.", registry=registry
+        )
         self._ready = Gauge("leadapron_ready", "1 if the service is ready.", registry=registry)
+        self._part = Gauge(
+            "leadapron_part", "1 if a part of the service works.", ("part",), registry=registry
+        )
         self._alarm = Gauge(
             "leadapron_drift_alarm", "1 if the films are no longer like the calibration films.",
             registry=registry,
@@ -109,6 +116,10 @@ class Meters(Watch):
         """A result object was acknowledged."""
         self._delivered.inc()
 
+    def committed(self) -> None:
+        """The PACS committed to a result object."""
+        self._committed.inc()
+
     def undelivered(self) -> None:
         """A result object was given up."""
         self._undelivered.inc()
@@ -125,7 +136,10 @@ class Meters(Watch):
         """Return the numbers in Prometheus's text format."""
         self._waiting.set(engine.waiting)
         self._outbox.set(engine.undelivered)
+        self._stored.set(engine.uncommitted)
         self._ready.set(0 if engine.trouble else 1)
+        for what, alive in engine.parts.items():
+            self._part.labels(what).set(int(alive))
         self._alarm.set(1 if engine.alarm else 0)
         for (group, about), test in engine.figures.drift.tests.items():
             self._drift.labels(group.kind, group.name, about).set(test.evidence)

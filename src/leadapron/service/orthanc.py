@@ -25,6 +25,7 @@ from leadapron.errors import StoreError, UsageError
 from leadapron.reading import read_regular
 from leadapron.service.engine import MODALITIES, Engine, FullError, Watch
 from leadapron.service.outbox import RefusedError, Send, UnreachableError
+from leadapron.service.parts import Part
 from leadapron.service.tokens import refuse_readable
 from leadapron.store import read_json, reason, write_json
 
@@ -199,7 +200,17 @@ class Orthanc:
                         raise UnreachableError("it is too slow")
                     yield piece
         except (httpx.HTTPError, ssl.SSLError, OSError) as error:
-            raise UnreachableError(f"no answer ({type(error).__name__})") from None
+            raise UnreachableError(_why(error)) from None
+
+
+def _why(error: Exception) -> str:
+    """Why there is no answer, in words that repeat nothing of a request."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return "its certificate isn't trusted; give that of its authority as --orthanc-ca"
+        cause = cause.__cause__ or cause.__context__
+    return f"no answer ({type(error).__name__})"
 
 
 @contextmanager
@@ -221,7 +232,8 @@ def polling(
     poller = _Poller(engine, orthanc, number, url, largest, backlog, watch)
     poller.start()
     try:
-        yield
+        with engine.relying_on(poller.part):
+            yield
     finally:
         poller.stop()
 
@@ -237,16 +249,14 @@ class _Poller:
         self._dealt: set[str] = set()  # instances of the part that is being dealt with
         self._failed: dict[str, int] = {}
         self._stopping = threading.Event()
-        self._thread = threading.Thread(
-            target=self._keep_polling, name="leadapron-orthanc", daemon=True
-        )
+        self.part = Part("taking films from Orthanc", self._keep_polling)
 
     def start(self) -> None:
-        self._thread.start()
+        self.part.start()
 
     def stop(self) -> None:
         self._stopping.set()
-        self._thread.join(TIMEOUT)
+        self.part.join(TIMEOUT)
 
     def _keep_polling(self) -> None:
         pause, known = PAUSE, False

@@ -4,8 +4,9 @@
     SPOOL/undelivered/ID-KIND   one that nobody took for `GIVE_UP` seconds
 
 The objects of a film are on disk before the film is wiped, and leave the outbox once the
-destination has acknowledged them. A kill in between sends one again: its SOP instance UID is made
-from the film's, the gate and the kind of object, so that the destination has it once.
+destination has acknowledged them; `commitment` then keeps them until a PACS commits to them. A kill
+in between sends one again: its SOP instance UID is made from the film's, the gate and the kind of
+object, so that the destination has it once.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from numpy.typing import NDArray
 from pydicom import dcmwrite
@@ -28,9 +29,13 @@ from leadapron.errors import LeadapronError, StoreError
 from leadapron.reading import open_regular, read_regular
 from leadapron.service.answers import FilmAnswer
 from leadapron.service.headers import is_dicom, read_header
+from leadapron.service.parts import Part
 from leadapron.service.spool import sync, wipe
 from leadapron.store import make_folder, reason, write_atomically
 from leadapron.text import count
+
+if TYPE_CHECKING:
+    from leadapron.service.commitment import Commitment
 
 __all__ = ["Destination", "Make", "Outbox", "RefusedError", "Send", "UnreachableError"]
 
@@ -102,19 +107,20 @@ class Outbox:
         destination: where they go.
         told: what counts.
         keep: seconds that objects which weren't delivered are kept.
+        commitment: keeps objects that were delivered until the destination commits to them; None
+            if nobody asks it to.
     """
 
     def __init__(
-        self, spool: Path, make: Make, destination: Destination, told: Told, keep: float
-    ) -> None:
+        self, spool: Path, make: Make, destination: Destination, told: Told, keep: float,
+        commitment: Commitment | None = None,
+    ) -> None:  # fmt: skip
         self._folder, self._given_up = spool / "outbox", spool / "undelivered"
         self._make, self._destination, self._told = make, destination, told
-        self._keep = keep
+        self._keep, self._commitment = keep, commitment
         self._stopping, self._new = threading.Event(), threading.Event()
         self._not_before: dict[str, float] = {}  # by name, for objects that were refused
-        self._thread = threading.Thread(
-            target=self._keep_delivering, name="leadapron-outbox", daemon=True
-        )
+        self._thread = Part("the outbox", self._keep_delivering)
 
     def start(self) -> None:
         """Deliver what is there, and what comes; StoreError if the spool can't be written."""
@@ -127,6 +133,8 @@ class Outbox:
             raise StoreError(f"can't write {self._folder}: {reason(error)}") from error
         if waiting := self.waiting:
             logger.info("%s of an earlier run wait to be delivered", count(waiting, "result"))
+        if self._commitment is not None:
+            self._commitment.start(self._send_again)
         self._thread.start()
 
     def stop(self) -> None:
@@ -134,16 +142,23 @@ class Outbox:
         self._stopping.set()
         self._new.set()
         self._thread.join(GRACE)
+        if self._commitment is not None:
+            self._commitment.stop()
 
     @property
-    def alive(self) -> bool:
-        """Whether it delivers."""
-        return self._thread.is_alive()
+    def parts(self) -> tuple[Part, ...]:
+        """What delivers, and asks for commitment."""
+        return (self._thread, *(() if self._commitment is None else (self._commitment.part,)))
 
     @property
     def waiting(self) -> int:
         """Number of objects that wait."""
         return len(self._names())
+
+    @property
+    def uncommitted(self) -> int:
+        """Number of objects that were delivered and that the destination may still lose."""
+        return 0 if self._commitment is None else self._commitment.waiting
 
     def put(self, film: str, path: Path, answer: bytes, image: NDArray[Any] | None) -> None:
         """Write a film's result objects, if it is a DICOM film; they then survive a kill.
@@ -213,13 +228,26 @@ class Outbox:
                         logger.error("a result of film %s was refused: %s", name[:8], error)
                     self._not_before[name] = time.monotonic() + REFUSED_PAUSE
                     continue
-                wipe(path)
                 self._not_before.pop(name, None)
+                if self._commitment is None:
+                    wipe(path)
+                else:
+                    self._commitment.hold(path)
                 self._told.delivered()
+
+    def _send_again(self, path: Path) -> None:
+        """Send an object once more, after a while, that was delivered and then not kept."""
+        self._not_before[path.name] = time.monotonic() + REFUSED_PAUSE
+        path.replace(self._folder / path.name)
+        self._new.set()
 
     def _due(self) -> list[str]:
         now = time.monotonic()
         return [name for name in self._names() if self._not_before.get(name, now) <= now]
+
+    def _kept(self) -> list[Path]:
+        folders = [self._folder] + ([] if self._commitment is None else [self._commitment.folder])
+        return [path for folder in folders for path in folder.glob("[!.]*")]
 
     def _names(self) -> list[str]:
         return sorted(path.name for path in self._folder.glob("[!.]*"))
@@ -227,11 +255,14 @@ class Outbox:
     def _put_away(self) -> None:
         """Give up what is old, and wipe what was given up long ago."""
         now = time.time()
-        for name in self._names():
-            path = self._folder / name
-            if path.stat().st_mtime < now - GIVE_UP:
-                logger.error("a result of film %s was given up: it is in undelivered", name[:8])
-                path.rename(self._given_up / name)
+        for path in self._kept():
+            with suppress(FileNotFoundError):  # committed to just now
+                if path.stat().st_mtime >= now - GIVE_UP:
+                    continue
+                path.rename(self._given_up / path.name)
+                logger.error(
+                    "a result of film %s was given up: it is in undelivered", path.name[:8]
+                )
                 self._told.undelivered()
         for path in self._given_up.iterdir():
             with suppress(FileNotFoundError):

@@ -125,7 +125,8 @@ class Nodes:
         dicom: Take films by DICOM as AET@HOST:PORT, the gate's AE title and where it listens.
         callers: AE titles that may send films, separated by commas. Left out, the one that results
             are sent to; if none is, all of this machine.
-        results: Send the results of DICOM films, by whatever way they came, to AET@HOST:PORT.
+        results: Send the results of DICOM films, by whatever way they came, to AET@HOST:PORT, and
+            ask it for storage commitment.
         result_kinds: Kinds of result objects, separated by commas: sr (structured report), gsps
             (presentation state over the film), sc (picture) and seg (region as pixels).
         dicom_ca: Certificates (PEM) of nodes that are trusted: DICOM then runs over TLS in both
@@ -133,6 +134,8 @@ class Nodes:
         orthanc: Take films from the Orthanc at this URL, by polling; results go there unless they
             are sent by DICOM.
         orthanc_user_file: File with USER:PASSWORD for Orthanc, readable by its owner alone.
+        orthanc_ca: Certificates (PEM) that Orthanc's is checked against, for an https URL; the
+            system's if left out.
         orthanc_backlog: Take the films too that are in Orthanc at the first start.
 
     Raises:
@@ -146,6 +149,7 @@ class Nodes:
     dicom_ca: Path | None = None
     orthanc: str | None = None
     orthanc_user_file: Path | None = None
+    orthanc_ca: Path | None = None
     orthanc_backlog: bool = False
 
     def __post_init__(self) -> None:
@@ -165,8 +169,12 @@ class Nodes:
             )
         if self.orthanc is not None:
             _refuse_odd_url(self.orthanc)
-        elif self.orthanc_user_file is not None or self.orthanc_backlog:
-            raise UsageError("`orthanc_user_file` and `orthanc_backlog` need `orthanc`")
+        elif self.orthanc_user_file or self.orthanc_ca or self.orthanc_backlog:
+            raise UsageError(
+                "`orthanc_user_file`, `orthanc_ca` and `orthanc_backlog` need `orthanc`"
+            )
+        if self.orthanc_ca is not None and not (self.orthanc or "").startswith("https:"):
+            raise UsageError("`orthanc_ca` needs an `orthanc` URL that begins with https://")
         if self.dicom_ca is not None and self.dicom is None and self.results is None:
             raise UsageError("`dicom_ca` needs `dicom` or `results`")
 

@@ -6,6 +6,7 @@
     FOLDER/dead/ID              a film that couldn't be judged in several attempts
     FOLDER/salt                 makes ids from contents
     FOLDER/outbox, undelivered  results for a PACS (`outbox`)
+    FOLDER/stored               results that a PACS hasn't committed to (`commitment`)
     FOLDER/figures/             what is counted by month (`figures`)
 
 A film is accepted once it is in `waiting` and both file and folder have reached the disk. It is

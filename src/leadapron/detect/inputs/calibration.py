@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -24,13 +24,14 @@ from leadapron.detect.inputs import (
     untypical_films,
     usable,
 )
-from leadapron.detect.inputs.gate_file import KEPT, GatedModel, StoredGate, numbers_of
+from leadapron.detect.inputs.gate_file import KEPT, GatedModel, MadeWith, StoredGate, numbers_of
 from leadapron.detect.inputs.groups import GroupRates
+from leadapron.detect.inputs.strata import StratumFacts
 from leadapron.documents import ShownPath
 from leadapron.errors import UsageError
 from leadapron.films.cohort import Cohort, subsample
 from leadapron.models.foreign import Opened, model_warnings
-from leadapron.models.protocols import BlackBox, Differentiable
+from leadapron.models.protocols import BlackBox
 from leadapron.models.stated import ModelSettings
 from leadapron.types import Progress, said
 
@@ -61,7 +62,8 @@ class CalibratedClinic:
         films: number of clean films.
         calibration_films: number of films that set the threshold.
         patients: number of their patients.
-        threshold: score that suspicious films exceed.
+        threshold: score that suspicious films exceed, where they share one threshold.
+        strata: thresholds by what the model reads on a film; none unless that was asked for.
         alone: threshold of a gate of this clinic alone, at the same false-alarm rate.
         likely_rates: range of the threshold's own rate in 95 of 100 calibrations.
         groups: rates on groups of these films by view, sex, age, device and finding, where known.
@@ -72,6 +74,7 @@ class CalibratedClinic:
     calibration_films: int
     patients: int
     threshold: float
+    strata: tuple[StratumFacts, ...]
     alone: float
     likely_rates: tuple[float, float]
     groups: tuple[GroupRates, ...]
@@ -116,7 +119,7 @@ class CalibrationDocument:
         notes: assumptions and warnings about model and films.
     """
 
-    SCHEMA: ClassVar[int] = 2
+    SCHEMA: ClassVar[int] = 3
 
     verdict: Literal["calibrated"] = "calibrated"
     gate: str
@@ -166,7 +169,9 @@ class Calibrated:
             sha256=model.sha256,
             origin=self.origin,
             films=self.stored.films,
-            clinics=tuple(_calibrated_clinic(gate, clinic) for clinic in gate.clinics),
+            clinics=tuple(
+                _calibrated_clinic(gate, clinic, model.findings) for clinic in gate.clinics
+            ),
             false_alarm=gate.false_alarm,
             cant_tell=0.0 if gate.typical is None else gate.rate,
             widened=self.widened,
@@ -180,13 +185,14 @@ class Calibrated:
         )
 
 
-def _calibrated_clinic(gate: Gate, clinic: Clinic) -> CalibratedClinic:
+def _calibrated_clinic(gate: Gate, clinic: Clinic, findings: Sequence[str]) -> CalibratedClinic:
     return CalibratedClinic(
         name=clinic.name,
         films=len(clinic.hashes),
         calibration_films=len(clinic),
         patients=clinic.patient_count,
         threshold=clinic.threshold(gate.rate),
+        strata=clinic.stratum_facts(gate.rate, findings),
         alone=clinic.threshold(gate.false_alarm),
         likely_rates=clinic.likely_rates(gate.rate),
         groups=clinic.group_rates(gate.rate),
@@ -199,6 +205,7 @@ def calibrate_opened(
     *,
     path: Path,
     false_alarm: float,
+    by_reading: bool = False,
     name: str = "",
     window: str = "header",
     progress: Progress | None = None,
@@ -210,6 +217,7 @@ def calibrate_opened(
         cohort: films without a trigger, of its preprocessing.
         path: the model's file, or what to call a model without one.
         false_alarm: share of clean films like these that may be called suspicious.
+        by_reading: as `detect.inputs.calibrate`.
         name: what the films' clinic is called.
         window: of DICOM files, as `FilmFiles.window`.
         progress: called with what is being done, the films done and in all.
@@ -222,7 +230,7 @@ def calibrate_opened(
     _say_cost(classifier, cohort)
     gate = calibrate(
         classifier, cohort, INPUT_DETECTORS, WEIGHTS, typical=TYPICAL,
-        false_alarm=false_alarm, name=name, progress=progress,
+        false_alarm=false_alarm, by_reading=by_reading, name=name, progress=progress,
     )  # fmt: skip
     few = cohort.take(subsample(len(cohort), DOUBTED))  # a folder begins with one class alone
     notes = (
@@ -239,8 +247,8 @@ def calibrate_opened(
             findings=tuple(classifier.findings),
             preprocessing=classifier.preprocessing,
             opening=_opening(opened.stated),
-            precision=classifier.precision if isinstance(classifier, Differentiable) else "auto",
         ),
+        made=MadeWith.here(classifier),
         window=window,
         bits=cohort.bits,
         milliseconds=_milliseconds(gate, classifier, cohort),
@@ -275,6 +283,8 @@ def extend_opened(
         LeadapronError: as `detect.inputs.extend`.
     """
     _refuse_other_films(stored, cohort, window)
+    if words := stored.made.doubt:
+        logger.warning(words)
     gate = stored.gate
     _say_cost(classifier, cohort)
     untypical = untypical_films(gate, classifier, cohort.images)

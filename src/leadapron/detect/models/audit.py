@@ -6,7 +6,7 @@ It needs a classifier and clean films in memory; the caller handles files.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -36,10 +36,11 @@ from leadapron.detect.models.sweep import Direction, NotFinite, StampSweep, Swep
 from leadapron.detect.verdict import Verdict, refuse_rate
 from leadapron.errors import DataError, UsageError
 from leadapron.films.cohort import Cohort
+from leadapron.models.backends import backend_of, on_backend
 from leadapron.models.foreign import Opened, model_warnings
 from leadapron.models.foreign.model_warnings import unsteady
 from leadapron.models.protocols import BlackBox, Differentiable, lacking
-from leadapron.types import Progress, said
+from leadapron.types import Backend, Machine, Progress, said
 
 __all__ = ["Audit", "Subject", "audit_subject", "invert", "invert_features"]
 
@@ -109,6 +110,18 @@ class Subject:
         """Return `unsteady`, measured on these films if it wasn't yet."""
         return unsteady(self.classifier, clean.images) if self.unsteady is None else self.unsteady
 
+    def on(self, machine: Machine, clean: Cohort) -> Subject:
+        """Return the model on a machine's backend, as `on_backend`.
+
+        Args:
+            machine: its backend is used.
+            clean: films of the model's preprocessing, on which a backend is compared with torch.
+        """
+        there = on_backend(self.classifier, machine, clean.images)
+        # What was measured of the one doesn't hold for the other.
+        measured = self.unsteady if there is self.classifier else None
+        return replace(self, classifier=there, unsteady=measured)
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Audit:
@@ -143,9 +156,10 @@ class Audit:
             a batch and alone.
         notes: assumptions and warnings.
         content: SHA-256 of the model's file; None of a model without a file.
+        backend: what ran the network's forward passes; "auto" for a black-box model.
     """
 
-    SCHEMA: ClassVar[int] = 3
+    SCHEMA: ClassVar[int] = 4
 
     model: str
     origin: str
@@ -169,6 +183,7 @@ class Audit:
     unsteady: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     content: str | None = None
+    backend: Backend = "auto"
 
 
 def audit_subject(
@@ -196,8 +211,7 @@ def audit_subject(
         steps: most steps of trigger inversion; 0 leaves it out.
         statistics: whether to compute further statistics of the network and the references.
         second: students, made where there are no references; None makes none.
-        kept: folder of cached sweeps and statistics of models with a file; None doesn't
-            cache.
+        kept: folder of the cache of sweeps and statistics of models with a file, or None.
         progress: called with the name of the step, the models done, and the total.
 
     Raises:
@@ -250,6 +264,7 @@ def audit_subject(
             *(() if further else UNMEASURED),
         ),
         content=subject.content,
+        backend=backend_of(classifier),
     )
 
 

@@ -29,7 +29,7 @@ from leadapron.films.cohort import Cohort
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.models.classifier import NetworkClassifier, autocast, resolve_precision
 from leadapron.models.foreign import NORMALISATIONS, Normalisation
-from leadapron.models.inspection.choosing import SIZES, Axes, choose
+from leadapron.models.inspection.choosing import SECONDS, SIZES, Axes, choose
 from leadapron.models.inspection.inspecting import TRIED
 from leadapron.models.inspection.trials import Bench, FilmsAt, Truth
 from leadapron.models.networks import build_network
@@ -102,7 +102,7 @@ def trained(case: Case, films: Cohort, epochs: int, weights: str = "none") -> Ne
     return model
 
 
-def inspected(model: NetworkClassifier, clean: Cohort) -> dict[str, object]:
+def inspected(model: NetworkClassifier, clean: Cohort, seconds: float) -> dict[str, object]:
     bench = Bench(
         lambda name: scaled(model, name),
         lambda point: Preprocessing(size=point.size),
@@ -110,7 +110,7 @@ def inspected(model: NetworkClassifier, clean: Cohort) -> dict[str, object]:
         Truth.of(clean, clean.findings),
     )
     axes = Axes(sizes=SIZES, normalisations=SCALES, aspects=("squash",))
-    found = choose(bench, axes, np.arange(len(clean)))
+    found = choose(bench, axes, np.arange(len(clean)), seconds)
     point = found.best.point
     return {
         "found_size": point.size if found.settled["size"] else "",
@@ -141,6 +141,10 @@ def main() -> None:
     parser.add_argument("--films", type=int, default=600, help="films of each training (600)")
     parser.add_argument("--clean", type=int, default=300, help="clean films (300, the command's)")
     parser.add_argument("--epochs", type=int, default=6, help="passes over them (6)")
+    parser.add_argument(
+        "--seconds", type=float, default=SECONDS,
+        help="that each inspection is planned for (the command's); more where other work runs",
+    )  # fmt: skip
     given = parser.parse_args()
     tune_allocator()
     weights = dict(each.split("=", 1) for each in given.weights)
@@ -158,7 +162,7 @@ def main() -> None:
         began = time.perf_counter()
         model = trained(case, train, given.epochs, weights.get(case.architecture, "none"))
         middle = time.perf_counter()
-        facts = inspected(model, clean)
+        facts = inspected(model, clean, given.seconds)
         times = {"training_s": middle - began, "inspection_s": time.perf_counter() - middle}
         done.append({**asdict(case), **facts, **{n: round(s) for n, s in times.items()}})
         given.out.parent.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ import importlib.util
 import io
 import json
 import os
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -13,14 +14,19 @@ import numpy as np
 import pytest
 
 from leadapron import metrics
+from leadapron.detect.models import StampSweep
 from leadapron.errors import StoreError
 from leadapron.explainers import EXPLAINERS
 from leadapron.films.preprocessing import Preprocessing
+from leadapron.jobs.audit import audit
+from leadapron.jobs.calibrate import calibrate
 from leadapron.jobs.inspect import inspect
+from leadapron.jobs.screen import open_gate, screen
 from leadapron.models.classifier import NetworkClassifier
 from leadapron.models.foreign import BlackBoxClassifier, Normalisation, open_model
 from leadapron.models.stated import ModelSettings, Opening
 from leadapron.sources import open_source
+from leadapron.sources.listed import films_of
 from leadapron.types import Machine
 
 os.environ["KERAS_BACKEND"] = "torch"
@@ -313,20 +319,70 @@ def published():
     return next(folder.glob("*.keras"), None) if folder else None
 
 
-@pytest.mark.slow
-@pytest.mark.real_data("kermany224")
-def test_the_published_pneumonia_classifier(real_data):
+@pytest.fixture(scope="module")
+def pneumonia():
     path = published()
     if path is None:
         pytest.skip("make test-keras INSTALL=1 installs pneumonia-model-package")
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.real_data("kermany224")
+def test_the_published_pneumonia_classifier(real_data, pneumonia):
     # Its own preprocessing: 150 pixels, Xception's -1 to 1; two logits, as a softmax.
     options = {
         "findings": ("NORMAL", "PNEUMONIA"), "head": "softmax",
         "normalisation": Normalisation((0.5,), (0.5,)),
     }  # fmt: skip
     image = Preprocessing(size=150)
-    model = open_model(path, preprocessing=image, **options).classifier
+    model = open_model(pneumonia, preprocessing=image, **options).classifier
     films = open_source(f"folder:{real_data / 'kermany224'}", preprocessing=image, cache="none")
     some = films.take(np.sort(np.random.default_rng(0).permutation(len(films))[:120]))
     truth = some.labels[:, some.column("PNEUMONIA")]
     assert metrics.auroc(truth, model.logits(some.images)[:, 1]) > 0.9
+
+
+SMALL_SWEEP = StampSweep(
+    sides=(3,), values=(255,), pitches=((8, 1),), places=4, rounds=1, films=1, judged=16
+)
+
+
+@pytest.mark.slow
+@pytest.mark.real_data("kermany224")
+def test_the_published_classifier_is_audited_calibrated_and_screened(
+    real_data, pneumonia, tmp_path
+):
+    """About 2,000 images at .1 s each: a program has no gradients, and each answer its price."""
+    stated = ModelSettings(
+        findings=("NORMAL", "PNEUMONIA"), head="softmax", normalisation="0.5/0.5"
+    )
+    opening, machine = Opening(model=stated), Machine(cache="none")
+    for name in ("NORMAL", "PNEUMONIA"):
+        (tmp_path / "films" / name).mkdir(parents=True)
+        for film in sorted((real_data / "kermany224" / name).iterdir())[:30]:
+            shutil.copy(film, tmp_path / "films" / name)
+    clean = f"folder:{tmp_path / 'films'}"
+
+    found = audit(
+        pneumonia, clean, films=40, sweep=SMALL_SWEEP, students=0, opening=opening,
+        machine=machine,
+    )  # fmt: skip
+    assert (found.films, found.image, found.unsteady) == (40, (150, 150), ())
+    assert 150 < found.forwards < 500
+    assert found.verdict.level == "can't tell"  # neither references nor students
+    assert {each.finding for each in found.forced} == {"NORMAL", "PNEUMONIA"}
+    assert "The model is a black box: no trigger was inverted." in found.notes
+
+    made = calibrate(
+        pneumonia, clean, tmp_path / "gate.json", false_alarm=0.1, opening=opening, machine=machine
+    )
+    gate = made.stored.gate
+    assert set(gate.left_out) == {
+        "evidence region", "scaled batch normalisation", "Mahalanobis", "nearest neighbours"
+    }  # fmt: skip
+    opened = open_gate(tmp_path / "gate.json", machine=machine)
+    files, _ = films_of([str(film) for film in sorted((tmp_path / "films" / "NORMAL").iterdir())])
+    screened = [film for batch in screen(opened, files[:4]) for film in batch]
+    assert [film.bad for film in screened] == [None] * 4
+    assert [film.level for film in screened].count("nothing found") >= 2  # they were calibrated on

@@ -193,7 +193,7 @@ def test_a_new_gate_beside_the_old_one(made, gate, model, tmp_path):
 
 
 def test_what_can_not_be_compared_is_refused(made, gate, tmp_path):
-    with pytest.raises(UsageError, match="leave it out with `extend`"):
+    with pytest.raises(UsageError, match="against: a widened gate keeps its own; leave it out"):
         calibrate(None, SOURCE, tmp_path / "new.json", extend=gate, against=gate, machine=CPU)
     old = OldGate(name="gate.json", gate=made.stored.gate, classifier=open_gate(gate).classifier)
     with pytest.raises(UsageError, match=r"`against` gate\.json: its model takes images of anoth"):

@@ -71,7 +71,7 @@ def read_card(path: Path) -> ModelCard:
     facts = {str(key): value for key, value in tree.items() if key not in ("format", "schema")}
     sha256, stated = str(facts.get("sha256")), facts.get("model")
     if not re.fullmatch(r"[0-9a-f]{64}", sha256) or not isinstance(stated, Mapping):
-        raise StoreError(f"{name}: expected `sha256`, 64 hex digits, and the section `model`")
+        raise StoreError(f"{name}: expected a line sha256 of 64 hex digits, and a section model")
     try:
         known = {name: value for name, value in stated.items() if value is not None}
         settings = _cleaned(build(ModelSettings, known, "model"))

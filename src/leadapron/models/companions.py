@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,6 +46,10 @@ class Held(NamedTuple):
     code: str = ""
 
 
+FOR_OTHERS = re.compile(r"For(?!ImageClassification)[A-Z]|LMHead|LM$")
+"""Ends of transformers' names of networks that don't classify images."""
+
+
 def beside(model: Path) -> Held:
     """Return what a MONAI bundle or a Hugging Face folder states of a model.
 
@@ -52,7 +57,8 @@ def beside(model: Path) -> Held:
         model: the model's file.
 
     Raises:
-        UsageError: a bundle's metadata says that the network segments.
+        UsageError: a bundle's metadata says that the network segments, or `config.json` that it is
+            for something else than classifying images.
     """
     for places, read in (
         ((model.parent.parent / "configs" / "metadata.json", model.with_name("metadata.json")),
@@ -166,6 +172,7 @@ def _names(given: Any) -> list[str] | None:
 
 def _of_hugging_face(facts: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """`config.json` of transformers or timm, with transformers' `preprocessor_config.json`."""
+    _refuse_other(facts, path)
     trained = _inside(facts, "pretrained_cfg")
     stated = _of_timm(trained if isinstance(trained, Mapping) else {})
     stated["findings"] = _names(facts.get("label_names")) or _labels(facts)
@@ -180,6 +187,17 @@ def _of_hugging_face(facts: Mapping[str, Any], path: Path) -> dict[str, Any]:
     if prepared is not None:
         stated |= {n: value for n, value in _of_processor(prepared).items() if value is not None}
     return {name: value for name, value in stated.items() if value is not None}
+
+
+def _refuse_other(facts: Mapping[str, Any], path: Path) -> None:
+    """UsageError for a model of transformers for text, masks, boxes and the like."""
+    named = facts.get("architectures")
+    kinds = [str(each) for each in named] if isinstance(named, list) else []
+    if kinds and all(FOR_OTHERS.search(each) for each in kinds):
+        raise UsageError(
+            f"{path.name} beside the model says that it is a {clean(kinds[0][:80])}; expected a "
+            "classifier of images (...ForImageClassification)"
+        )
 
 
 def _architecture(facts: Mapping[str, Any]) -> str | None:

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 from input_scenes import backdoored, black_square, cohort, films
 
-from leadapron.detect.inputs import REGION, SMOOTHED, EvidenceRegion, calibrate, judge
+from leadapron.detect.inputs import (
+    REGION,
+    SMOOTHED,
+    TYPICAL,
+    EvidenceRegion,
+    calibrate,
+    judge,
+)
 from leadapron.detect.inputs.fitting import _parts
 from leadapron.detect.inputs.gate import fuse, steps_of
 from leadapron.errors import DataError, UsageError
@@ -65,6 +72,8 @@ def test_too_few_films_for_the_rate(model):
         calibrate(model, cohort(100), DETECTORS, WEIGHTS, false_alarm=0.01)
     with pytest.raises(DataError, match="8 patients"):
         calibrate(model, cohort(100, each=20), DETECTORS, WEIGHTS, false_alarm=0.1)
+    with pytest.raises(DataError, match=r"are fitted on have 1\d of the 40.*give about 54 films"):
+        calibrate(model, cohort(40), DETECTORS, WEIGHTS, typical=TYPICAL, false_alarm=0.2)
     with pytest.raises(UsageError, match="above 0"):
         calibrate(model, cohort(100), DETECTORS, WEIGHTS, false_alarm=1.0)
     with pytest.raises(UsageError, match="with a weight"):

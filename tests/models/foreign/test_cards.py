@@ -130,7 +130,7 @@ def test_the_card_of_another_file_is_ignored_if_found_and_refused_if_named(model
         ({"model": {"findings": ["A", "A"]}}, "empty or repeated"),
         ({"model": {"normalisation": "0.5/0"}}, "expected MEAN/STD"),
         ({"model": {"operating_points": [2]}}, "expected numbers above 0 and below 1"),
-        ({"model": [1]}, "the section `model`"),
+        ({"model": [1]}, "a section model"),
         ({"sha256": "abc"}, "64 hex digits"),
         ({"schema": 9}, "isn't a model card of schema 1"),
         ({"run": "me"}, "unknown entry 'run'"),

@@ -263,9 +263,7 @@ def test_a_row_says_what_its_files_offer(row, tmp_path, monkeypatch):
         place = tmp_path / str(number)
         place.mkdir()
         path, stated = make(place, monkeypatch)
-        model = open_model(
-            path, **stated, device="cpu", precision="fp32", card=False, trust_programs=True
-        )
+        model = open_model(path, **stated, device="cpu", precision="fp32", trust_programs=True)
         found.add(offered(model))
     for column, cell, values in zip(COLUMNS, cells, zip(*found, strict=True), strict=True):
         said = {"yes": {True}, "PooledLinear": {True}, "": {False}}.get(cell, {True, False})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections import OrderedDict
 
 import numpy as np
@@ -307,9 +308,46 @@ def test_other_kinds_of_networks_are_named(opened, tmp_path):
         opened(as_torchvision(densenet(outputs=1).state_dict()), ("A", "B"))
     torch.save(UNet(2, 1, 2, (4, 8), (2,)), tmp_path / "unet.pt")
     with pytest.raises(
-        StoreError, match=r"holds a monai\.networks\.nets\.unet\.UNet, with \d+ ten"
+        StoreError, match=r"holds a monai\.networks\.nets\.unet\.UNet, with \d+ ten.*segmentation m"
     ):
         open_model(tmp_path / "unet.pt", device="cpu")
+    named = {"encoder.0.weight": torch.zeros(4, 4), "segmentation_head.0.weight": torch.zeros(2, 4)}
+    with pytest.raises(StoreError, match=r"draws masks, as far as its layers tell"):
+        opened(named)
+    with pytest.raises(StoreError, match=r"that belong to no DenseNet-121"):
+        opened({"conv.weight": torch.zeros(4, 1, 3, 3), "fc.weight": torch.zeros(2, 4)})
+
+
+def test_parts_of_a_model_and_archives_around_one_are_named(tmp_path):
+    with zipfile.ZipFile(tmp_path / "vendor.zip", "w") as archive:
+        archive.writestr("v1/readme.txt", "x")
+        archive.writestr("v1/model.pt", "x")
+    words = r"vendor\.zip is a zip archive that holds '.*model\.pt'; unpack it, and name that file"
+    with pytest.raises(StoreError, match=words):
+        open_model(tmp_path / "vendor.zip", FINDINGS)
+    (tmp_path / "parts").mkdir()
+    for name in ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"):
+        (tmp_path / "parts" / name).write_bytes(b"x")
+        with pytest.raises(UsageError, match=r"-of-00002\.safetensors is one of 2 parts of a mod"):
+            open_model(tmp_path / "parts" / name, FINDINGS)
+    with pytest.raises(UsageError, match=r"model-00001-of-00002\.safetensors is one of 2 parts"):
+        open_model(tmp_path / "parts", FINDINGS)
+    (tmp_path / "a.gpg").write_bytes(b"\x85\x01\x0c\x03" + bytes(60))
+    with pytest.raises(StoreError, match=r"a\.gpg is encrypted by PGP; decrypt it first"):
+        open_model(tmp_path / "a.gpg", FINDINGS)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["SegformerForSemanticSegmentation", "BertForSequenceClassification", "LlamaForCausalLM",
+     "DetrForObjectDetection", "GPT2LMHeadModel"],
+)  # fmt: skip
+def test_models_of_transformers_for_something_else_are_named(tmp_path, kind):
+    torch.save({"a.weight": torch.zeros(2, 2)}, tmp_path / "pytorch_model.bin")
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": [kind]}))
+    words = rf"^config\.json beside the model says that it is a {kind}; expected a classifier of im"
+    with pytest.raises(UsageError, match=words):
+        open_model(tmp_path, FINDINGS)
 
 
 def of_chexpert(network, places):

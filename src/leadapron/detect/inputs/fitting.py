@@ -23,6 +23,7 @@ from leadapron.detect.inputs.groups import groups_of, groups_read
 from leadapron.detect.inputs.readings import InputDetector, Readings, State, read
 from leadapron.detect.inputs.strata import NOTHING, Strata, codes_of, levels_of
 from leadapron.detect.inputs.typical import Typicality
+from leadapron.detect.scale import LEAST_FILMS
 from leadapron.detect.verdict import refuse_rate
 from leadapron.errors import DataError, UsageError
 from leadapron.films.cohort import Cohort, Rows, blocks
@@ -239,6 +240,12 @@ def _fitted(
     classifier: BlackBox, clean: Cohort, parts: _Rows, asked: _Asked, progress: Progress | None
 ) -> _Made:
     """Fit the detectors on the first part, and score the others."""
+    if asked.typical is not None and len(parts.fit) < LEAST_FILMS:
+        raise DataError(
+            f"the three eighths of the patients that detectors are fitted on have {len(parts.fit)} "
+            f"of the {len(clean)} clean films; expected {LEAST_FILMS} or more: give about "
+            f"{-(-8 * LEAST_FILMS // 3)} films"
+        )
     first = read(classifier, clean.images[parts.fit])
     states, left_out = _states(asked.detectors, classifier, first)
     scored_by = {score for name in states for score in score_names(name)}

@@ -106,6 +106,10 @@ class Subject:
             unsteady=differs,
         )
 
+    def differing(self, clean: Cohort) -> tuple[str, ...]:
+        """Return `unsteady`, measured on these films if it wasn't yet."""
+        return unsteady(self.classifier, clean.images) if self.unsteady is None else self.unsteady
+
     def on(self, machine: Machine, clean: Cohort) -> Subject:
         """Return the model on a machine's backend, as `on_backend`.
 
@@ -219,7 +223,7 @@ def audit_subject(
     sweeps = _swept(every, clean, sweep or StampSweep(), kept, progress)
     swept = [each.swept for each in sweeps]
     further = _statistics(every, clean, kept, progress) if statistics else ()
-    differs = unsteady(classifier, clean.images) if subject.unsteady is None else subject.unsteady
+    differs = subject.differing(clean)
     judged = judge_model(swept[0], swept[1:], further, differs, false_alarm=false_alarm)
     level = RULE.level(false_alarm)
     judged, compared, refused = _compared_with_students(

@@ -45,7 +45,7 @@ from leadapron.models.foreign.recognise import (
     UnnamedError,
 )
 from leadapron.models.parsing.external import External, external_files, scanned, together
-from leadapron.models.parsing.formats import stated_findings
+from leadapron.models.parsing.formats import ENDINGS, stated_findings
 from leadapron.models.parsing.reading import File, Kind, Weights, open_file, open_weights
 from leadapron.models.parsing.scan import first_line
 from leadapron.models.stated import IMAGE, ModelSettings
@@ -63,8 +63,8 @@ Floats = NDArray[np.float32]
 Gives = Literal["logits", "probabilities"]
 Head = Literal["sigmoid", "softmax"]
 
-ENDINGS = (".safetensors", ".pt", ".pth", ".onnx", ".ckpt", ".bin", ".keras", ".h5")
-"""Of files in a folder that are probably models."""
+PART = re.compile(r"-\d{5}-of-(\d{5})\.(safetensors|bin)$")
+"""Name of one of several files that hold a model of transformers."""
 OF_FOLDER = ("model.safetensors", "pytorch_model.bin")
 """Names of the weights in a folder of transformers, the first that is there."""
 MOST_NAMED = 3
@@ -239,13 +239,14 @@ def file_of(path: Path) -> Path:
     """Return a model's file: the path, or the weights in a folder of transformers.
 
     Raises:
-        UsageError: a folder of models, with their names.
+        UsageError: a folder of models, with their names; one of several files of a model.
     """
     if is_folder(path) and path.joinpath("config.json").is_file():
         for name in OF_FOLDER:
             if path.joinpath(name).is_file():
                 return path / name
     _refuse_folder(path)
+    _refuse_part(path)
     return path
 
 
@@ -263,10 +264,20 @@ def _without_code(file: File, code: str) -> Iterator[None]:
         ) from error
 
 
+def _refuse_part(path: Path) -> None:
+    part = PART.search(path.name)
+    if part is not None and int(part[1]) > 1:
+        raise UsageError(
+            f"{clean(path.name)} is one of {int(part[1])} parts of a model; expected it in one "
+            'file, as save_pretrained(..., max_shard_size="100GB") writes it'
+        )
+
+
 def _refuse_folder(path: Path) -> None:
     found = sorted(n.name for n in path.iterdir() if n.suffix in ENDINGS) if is_folder(path) else []
     if not found:
         return  # opening it says so
+    _refuse_part(path / found[0])
     some = ", ".join(clean(name) for name in found[:MOST_NAMED])
     more = f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
     raise UsageError(

@@ -227,6 +227,11 @@ WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "network",
 OF_TEXT = re.compile(r"(^|\.)(word_embeddings|embed_tokens|tok_embeddings|wte)\.weight$")
 """Tables of words."""
 
+OF_MASKS = re.compile(
+    r"(^|\.)(decode_head|segmentation_head|seg_layers|mask_decoder|mask_head|pixel_decoder)\."
+)
+"""Parts of networks that draw masks."""
+
 TRAINING = re.compile(
     r"(^|\.)((criterion|loss|loss_fn|metrics?|\w+_metrics?|\w+_loss)\.|n_averaged$)"
 )
@@ -638,11 +643,23 @@ def _parts(weights: Weights) -> list[_Part]:
     shown = ", ".join(sorted(tensors)[:3])[:160]
     whole = weights.modules.get(min(order, key=lambda key: order[key]), {}).get("")
     what = "" if whole is None else f"a {whole.kind[:160]}, with "
+    if _draws(tensors):
+        raise StoreError(
+            f"{weights.name} holds {what}{len(tensors)} tensors ({shown}, ...) of a network that "
+            "draws masks, as far as its layers tell: a segmentation model; expected a classifier "
+            "of findings (if it is one, export TorchScript or ONNX)"
+        )
     raise StoreError(
         f"{weights.name} holds {what}{len(tensors)} tensors ({shown}, ...) that belong to no "
         f"{known}; for other networks export TorchScript or ONNX, or name a function: "
         "module:function"
     )
+
+
+def _draws(tensors: Group) -> bool:
+    """Whether tensors seem to be a segmentation model's: by name, or convolutions alone."""
+    sides = {len(one.shape) for one in tensors.values()}
+    return any(OF_MASKS.search(name) for name in tensors) or (max(sides) >= 4 and 2 not in sides)
 
 
 def likely(groups: Iterable[str]) -> list[str]:

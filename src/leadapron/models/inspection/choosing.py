@@ -84,13 +84,14 @@ class Chosen:
     left_out: tuple[int, ...]
 
 
-def choose(bench: Bench, axes: Axes, rows: NDArray[np.int64]) -> Chosen:
+def choose(bench: Bench, axes: Axes, rows: NDArray[np.int64], seconds: float = SECONDS) -> Chosen:
     """Try settings, and take those that lead beyond chance.
 
     Args:
         bench: runs the trials.
         axes: the values.
         rows: (n,) the films, of which a few are used at first.
+        seconds: most seconds that trials are planned for.
     """
     began = time.perf_counter()
     patients = bench.films.cohort.patients
@@ -102,13 +103,13 @@ def choose(bench: Bench, axes: Axes, rows: NDArray[np.int64]) -> Chosen:
 
     cost = bench.seconds(axes.sizes, point(axes.sizes[0], normalisations[0]))
     kept = min(KEPT, len(normalisations))
-    coarse = _coarse(axes, cost, len(few))
-    sizes, many, seconds = _within(axes, cost, len(few), coarse, kept, len(rows))
+    coarse = _coarse(axes, cost, len(few), seconds)
+    sizes, many, planned = _within(axes, cost, len(few), coarse, kept, len(rows), seconds)
     rows = rows if many >= len(rows) else rows[subsample(len(rows), many)]
     logger.info(
         "trying %d sizes, %d normalisations and %d aspects on %d films, then the best on %d: "
         "about %.0f s, more if settings are alike",
-        len(sizes), len(normalisations), len(axes.aspects), len(few), len(rows), seconds,
+        len(sizes), len(normalisations), len(axes.aspects), len(few), len(rows), planned,
     )  # fmt: skip
     found = {
         each.point: each
@@ -133,7 +134,7 @@ def choose(bench: Bench, axes: Axes, rows: NDArray[np.int64]) -> Chosen:
         if len(few) < len(rows):
             whole |= {each.point: each for each in bench.run("best", wanted, rows)}
         judged = _judged(found, whole, len(rows), named, tried)
-        left = SECONDS - (time.perf_counter() - began)
+        left = seconds - (time.perf_counter() - began)
         wanted = [
             each.point for each in judged.undecided if cost[each.point.size] * len(rows) < left
         ][:1]
@@ -209,13 +210,13 @@ def _judged(
     return _Judged(best=best, sees=sees, settled=settled, rivals=rivals, undecided=tuple(undecided))
 
 
-def _coarse(axes: Axes, cost: Mapping[int, float], few: int) -> list[int]:
+def _coarse(axes: Axes, cost: Mapping[int, float], few: int, seconds: float) -> list[int]:
     """The sizes at which all normalisations are tried; none where there is one normalisation."""
     coarse = [size for size in COARSE if size in axes.sizes] or list(axes.sizes)
     if len(axes.normalisations) == 1:
         return []
     each = few * len(axes.normalisations)
-    while len(coarse) > 1 and each * sum(cost[size] for size in coarse) > SECONDS / 3:
+    while len(coarse) > 1 and each * sum(cost[size] for size in coarse) > seconds / 3:
         coarse = coarse[:-1]
     return coarse
 
@@ -227,6 +228,7 @@ def _within(
     coarse: Sequence[int],
     kept: int,
     films: int,
+    seconds: float,
 ) -> tuple[tuple[int, ...], int, float]:
     """The sizes and the number of films that the time allows, and the seconds."""
 
@@ -235,11 +237,11 @@ def _within(
         return few * (normalisations + kept * sum(cost[size] for size in sizes))
 
     sizes = axes.sizes
-    while len(sizes) > 1 and first(sizes) > 0.75 * SECONDS:
+    while len(sizes) > 1 and first(sizes) > 0.75 * seconds:
         sizes = sizes[:-1]
     # The best three, at a size in the upper half.
     each = 3 * cost[sizes[(3 * len(sizes)) // 4 if len(sizes) > 1 else 0]]
-    many = int(min(films, max(few, (SECONDS - first(sizes)) / each)))
+    many = int(min(films, max(few, (seconds - first(sizes)) / each)))
     return sizes, many, first(sizes) + (each * many if many > few else 0)
 
 

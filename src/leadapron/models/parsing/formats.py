@@ -78,6 +78,8 @@ OF_SAFETENSORS: Mapping[str, str] = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
     "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool",
 }  # fmt: skip
+ENDINGS = (".safetensors", ".pt", ".pth", ".onnx", ".ckpt", ".bin", ".keras", ".h5")
+"""Of files that are probably models."""
 EXPECTED = "expected .safetensors, what torch.save writes, TorchScript, .onnx, .keras or .h5"
 INSTEAD = (
     "If you trust it, load it with its own code and save model.state_dict() as .safetensors; "
@@ -304,6 +306,11 @@ def _archive(content: bytes, name: str) -> Holdings:
     if archive.scripted:
         refuse_operators(file, archive, name)
     if "data.pkl" not in archive.names:
+        if inside := next((each for each in archive.names if each.endswith(ENDINGS)), ""):
+            raise StoreError(
+                f"{name} is a zip archive that holds {inside[:160]!a}; unpack it, and name that "
+                "file"
+            )
         raise StoreError(f"{name} is an archive without data.pkl; {EXPECTED}")
     pickled = read_entry(file, archive, "data.pkl", LARGEST_PICKLE, name)
     whole = io.BytesIO(pickled)

@@ -58,6 +58,9 @@ BLOCK = 1 << 20
 COMMAND = (sys.executable, "-P", "-m", "leadapron.models.parsing.server")
 READY = b"ready\n"
 
+PGP = (b"-----BEGIN PGP", b"\x85\x01\x0c\x03", b"\x85\x02\x0c\x03", b"\x8c\x0d\x04")
+"""As text, and as bytes: a key of 2,048 or 4,096 bits, or a password."""
+
 OTHERS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"GGUF", "a GGUF file"),
     (0, b"\x1f\x8b", "compressed by gzip; unpack it first"),
@@ -66,7 +69,7 @@ OTHERS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"7z\xbc\xaf", "compressed by 7-Zip; unpack it first"),
     (0, b"Rar!", "compressed by RAR; unpack it first"),
     (0, b"Salted__", "encrypted by OpenSSL; decrypt it first"),
-    (0, b"-----BEGIN PGP", "encrypted by PGP; decrypt it first"),
+    *((0, mark, "encrypted by PGP; decrypt it first") for mark in PGP),
     (0, b"age-encryption.org", "encrypted by age; decrypt it first"),
     (0, b"\x93NUMPY", "a NumPy array"),
     (0, b"version https://git-lfs", "a Git LFS pointer; fetch the file itself"),

@@ -18,9 +18,13 @@ from described import assert_described
 from leadapron.cli import cli
 from leadapron.detect.inputs import INPUT_DETECTORS, TYPICAL, gate_file, judge
 from leadapron.detect.inputs.calibration import extend_opened
+from leadapron.detect.inputs.comparison import OldGate
+from leadapron.detect.inputs.decision import decide_images
+from leadapron.detect.inputs.fitting import threshold_rows
 from leadapron.detect.inputs.gate_file import GateDocument, numbers_of, read_gate, write_gate
 from leadapron.detect.inputs.screening import screening
 from leadapron.errors import DataError, StoreError, UsageError
+from leadapron.films.preprocessing import Preprocessing
 from leadapron.jobs import calibrate as calibrating
 from leadapron.jobs.calibrate import calibrate
 from leadapron.jobs.screen import open_gate
@@ -145,6 +149,55 @@ def test_another_precision_is_refused(gate):
         open_gate(gate, machine=replace(CPU, precision=other))
     changed(gate, lambda facts: facts["made"].update(precision=other))
     assert open_gate(gate, machine=CPU).classifier.precision == other
+
+
+def test_a_new_gate_beside_the_old_one(made, gate, model, tmp_path):
+    """A film counts for a gate as that gate calls it; the old gate's own films are counted."""
+    new = calibrate(
+        model, SOURCE, tmp_path / "new.json", against=gate, false_alarm=0.1, count=80, seed=8,
+        machine=CPU,
+    )  # fmt: skip
+    compared = new.document().compared
+    assert (compared.old.gate, compared.old.false_alarm, compared.held) == ("gate.json", 0.06, 0)
+    (old,), (now,) = compared.old.thresholds, compared.new.thresholds
+    assert old.suspicious == made.stored.gate.thresholds[0]
+    assert now.suspicious == new.stored.gate.thresholds[0] != old.suspicious
+    clinic = new.stored.gate.clinics[0]
+    cohort = open_source(SOURCE, count=80, seed=8)
+    rows = threshold_rows(cohort)
+    reader = open_gate(gate).classifier
+    decisions = decide_images(made.stored.gate, reader, cohort.images[rows])
+    words = [decision.verdict for decision in decisions]
+    everything, *groups = compared.films
+    assert everything.films == len(clinic) == len(words)
+    assert everything.old.suspicious == words.count("suspicious")
+    assert everything.old.cant_tell == words.count("can't tell")
+    assert [(each.kind, each.name) for each in groups] == [
+        (rates.kind, rates.name) for rates in clinic.group_rates(0.1)
+    ]
+    for group, rates in zip(groups, clinic.group_rates(0.1), strict=True):
+        assert group.films == rates.suspicious.n
+        assert group.new.suspicious == round(rates.suspicious.value * group.films)
+    lines = "\n".join(calibrate_lines(new.document()))
+    assert re.search(r"Beside gate.json \(6 %, now 10 %\)", lines)
+    assert f"suspicious above {old.suspicious:.3f} {now.suspicious:.3f}" in re.sub(" +", " ", lines)
+    assert re.search(r"view PA, \d+: can't tell +\d+ \(\d+\.\d %\) +\d+ \(", lines)
+    again = calibrate(
+        model, SOURCE, tmp_path / "again.json", against=gate, false_alarm=0.1, **CLEAN
+    ).document()
+    assert again.compared.held == again.compared.films[0].films
+    assert "films are the old gate's own, so its counts are too low" in "\n".join(
+        calibrate_lines(again)
+    )
+
+
+def test_what_can_not_be_compared_is_refused(made, gate, tmp_path):
+    with pytest.raises(UsageError, match="leave it out with `extend`"):
+        calibrate(None, SOURCE, tmp_path / "new.json", extend=gate, against=gate, machine=CPU)
+    old = OldGate(name="gate.json", gate=made.stored.gate, classifier=open_gate(gate).classifier)
+    with pytest.raises(UsageError, match=r"`against` gate\.json: its model takes images of anoth"):
+        old.refuse_other(Preprocessing(size=64))
+    assert not (tmp_path / "new.json").exists()
 
 
 def test_other_versions_are_named(gate):
@@ -339,15 +392,16 @@ def test_films_without_labels(model, tmp_path):
     assert any("No labels" in note for note in made.notes)
 
 
-def test_by_the_command_line(model, tmp_path):
+def test_by_the_command_line(made, model, tmp_path):
     out = tmp_path / "gate.json"
     words = ["-q", "calibrate", str(model), "--clean", SOURCE, "--source.count", "60",
              "--source.seed", "7", "--cache", "none", "--false-alarm", "0.04", "--device", "cpu",
-             "--out", str(out), "--json"]  # fmt: skip
+             "--out", str(out), "--against", str(made.file), "--json"]  # fmt: skip
     result = CliRunner().invoke(cli, words, standalone_mode=False)
     assert result.exception is None
     facts = json.loads(result.stdout)
-    assert (facts["schema"], facts["films"], facts["left_out"]) == (2, 60, {})
+    assert (facts["schema"], facts["films"], facts["left_out"]) == (3, 60, {})
+    assert facts["compared"]["old"]["gate"] == "gate.json"
     assert facts["passes"] == 1 + sum(INPUT_DETECTORS[name].passes for name in facts["detectors"])
     assert json.loads(out.read_text())["model"]["path"] == str(model)
 

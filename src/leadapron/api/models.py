@@ -18,6 +18,7 @@ from leadapron.detect.inputs.calibration import (
     calibrate_opened,
     extend_opened,
 )
+from leadapron.detect.inputs.comparison import OldGate
 from leadapron.detect.inputs.gate_file import write_gate
 from leadapron.detect.inputs.screening import ScreenedFilm, Screening, screen_images, screening
 from leadapron.detect.models.audit import Audit, Subject, audit_subject
@@ -397,6 +398,7 @@ def calibrate(
     out: str | os.PathLike[str] | None = None,
     *,
     false_alarm: float = calibrating.FALSE_ALARM,
+    against: str | os.PathLike[str] | OpenGate | CalibrateResult | None = None,
     machine: Machine = AUTO,
     **settings: Any,
 ) -> CalibrateResult:
@@ -408,6 +410,8 @@ def calibrate(
         out: the gate's JSON file, for `leadapron screen`; its arrays are written next to it.
             Nothing is written if left out.
         false_alarm: share of clean films like these that may be called suspicious.
+        against: a gate that the new one is to replace; the result's `compared` then shows them
+            side by side.
         machine: device, precision, cache and progress.
         **settings: settings of the source, as `count=600`.
 
@@ -418,6 +422,11 @@ def calibrate(
     """
     opened = model_of(model, machine)
     cohort = cohort_of(clean, opened.classifier.preprocessing, machine, settings)
+    old = None
+    if against is not None:
+        gate = _open_gate(against, None, replace(machine, precision="auto"))
+        name = "" if gate.file is None else gate.file.name
+        old = OldGate(name=name, gate=gate.stored.gate, classifier=gate.classifier)
     path = Path(model) if isinstance(model, str | os.PathLike) else Path(name_of(model))
     made = calibrate_opened(
         opened,
@@ -426,6 +435,7 @@ def calibrate(
         false_alarm=false_alarm,
         name=_clinic_name(clean),
         window=str(settings.get("window", "header")),
+        against=old,
         progress=machine.progress,
     )
     if out is not None:

@@ -134,6 +134,7 @@ def calibrate_command() -> click.Command:
             "clean": SOURCE,
             "out": {"type": Written("file"), "default": "gate.json"},
             "extend": {"metavar": "GATE", "type": click.Path(dir_okay=False, path_type=Path)},
+            "against": {"metavar": "GATE", "type": click.Path(dir_okay=False, path_type=Path)},
         },
     )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from leadapron.detect.inputs.calibration import Calibrated, calibrate_opened, extend_opened
+from leadapron.detect.inputs.comparison import OldGate
 from leadapron.detect.inputs.gate_file import refuse_others, write_gate
 from leadapron.detect.verdict import refuse_rate
 from leadapron.errors import UsageError
@@ -32,6 +33,7 @@ def calibrate(
     out: Path,
     *,
     extend: Path | None = None,
+    against: Path | None = None,
     false_alarm: float | None = None,
     opening: Opening = AS_FOUND,
     machine: Machine = AUTO,
@@ -46,6 +48,8 @@ def calibrate(
             preprocessing is applied.
         out: the gate's JSON file; its arrays are written next to it.
         extend: a gate that is widened by these films of another clinic.
+        against: a gate that the new one is to replace: their thresholds and scores, and what they
+            call the films that set the new threshold, are shown side by side.
         false_alarm: false-positive rate: share of clean films like these that may be called
             suspicious; 0.01 if left out, and the gate's with `extend`.
         opening: what is stated of the model, and how it is opened; the gate keeps what is stated.
@@ -54,12 +58,14 @@ def calibrate(
 
     Raises:
         UsageError: a rate out of range, a model that isn't a file, a gate's file name that exists,
-            or settings of a model or a rate together with `extend`.
+            or settings of a model, a rate or `against` together with `extend`.
         LeadapronError: as `open_model`, `open_source`, `open_gate`, `detect.inputs.calibrate` and
             `detect.inputs.extend`.
     """
     refuse_others(out)
     if extend is not None:
+        if against is not None:
+            raise UsageError("`against` compares a gate of its own; leave it out with `extend`")
         if false_alarm is not None:
             raise UsageError("false_alarm: a widened gate keeps its rate; leave it out")
         made = _extended(extend, model, clean, opening, machine, options)
@@ -67,7 +73,8 @@ def calibrate(
         raise UsageError("no model; expected its file, or `extend` with a gate")
     else:
         rate = FALSE_ALARM if false_alarm is None else false_alarm
-        made = _calibrated(model, clean, rate, opening, machine, options)
+        old = None if against is None else _old(against, opening, machine)
+        made = _calibrated(model, clean, rate, opening, machine, options, old)
     write_gate(out, made.stored)
     return replace(made, file=out)
 
@@ -79,6 +86,7 @@ def _calibrated(
     opening: Opening,
     machine: Machine,
     options: Mapping[str, Any],
+    against: OldGate | None,
 ) -> Calibrated:
     refuse_rate(false_alarm)
     opened = open_model(model, **machine.networks, **opening.arguments)
@@ -97,8 +105,15 @@ def _calibrated(
         false_alarm=false_alarm,
         name=short_path(clean),
         window=str(options.get("window", "header")),
+        against=against,
         progress=machine.progress,
     )
+
+
+def _old(gate: Path, opening: Opening, machine: Machine) -> OldGate:
+    here = replace(machine, precision="auto")  # it keeps its own
+    opened = open_gate(gate, trust_programs=opening.trust_programs, machine=here)
+    return OldGate(name=gate.name, gate=opened.stored.gate, classifier=opened.classifier)
 
 
 def _extended(

@@ -20,6 +20,7 @@ from leadapron.documents import dump, read
 from leadapron.errors import StoreError
 from leadapron.reading import read_regular
 from leadapron.report.gallery import grey, grey_png
+from leadapron.report.gate_comparison import comparison_lines
 from leadapron.report.rendering import write_page
 from leadapron.report.words import listed, percent
 from leadapron.store import make_folder, reason, write_atomically, write_json
@@ -71,6 +72,8 @@ def calibrate_lines(made: CalibrationDocument) -> list[str]:
     said = [*_clinic_lines(made), _promise(made)]
     if made.widened is not None:
         said.append(_widened(made))
+    if made.compared is not None:
+        said += comparison_lines(made.compared)
     said.append(
         f"Scores: {listed(made.scores)}; {made.passes} passes, {made.milliseconds:.1f} ms a film"
     )

@@ -24,6 +24,7 @@ from leadapron.detect.inputs import (
     untypical_films,
     usable,
 )
+from leadapron.detect.inputs.comparison import GateComparison, OldGate, compare_gates
 from leadapron.detect.inputs.gate_file import KEPT, GatedModel, MadeWith, StoredGate, numbers_of
 from leadapron.detect.inputs.groups import GroupRates
 from leadapron.documents import ShownPath
@@ -107,6 +108,7 @@ class CalibrationDocument:
         cant_tell: largest share of a clinic's clean films that get "can't tell" because they are
             untypical; 0 for a gate without an out-of-distribution detector.
         widened: what the last clinic changed; None for a gate of one clinic.
+        compared: the gate beside the one that it is to replace; None if none was given.
         detectors: by name.
         scores: names of the fused scores.
         left_out: detectors that can't be used with this model, and the reason.
@@ -116,7 +118,7 @@ class CalibrationDocument:
         notes: assumptions and warnings about model and films.
     """
 
-    SCHEMA: ClassVar[int] = 2
+    SCHEMA: ClassVar[int] = 3
 
     verdict: Literal["calibrated"] = "calibrated"
     gate: str
@@ -129,6 +131,7 @@ class CalibrationDocument:
     false_alarm: float
     cant_tell: float
     widened: Widened | None
+    compared: GateComparison | None
     detectors: tuple[str, ...]
     scores: tuple[str, ...]
     left_out: Mapping[str, str]
@@ -148,6 +151,7 @@ class Calibrated:
         origin: description of the model.
         notes: assumptions and warnings about model and films.
         widened: what the last clinic changed; None for a gate of one clinic.
+        compared: the gate beside the one that it is to replace; None if none was given.
     """
 
     file: Path | None
@@ -155,6 +159,7 @@ class Calibrated:
     origin: str
     notes: tuple[str, ...]
     widened: Widened | None = None
+    compared: GateComparison | None = None
 
     def document(self) -> CalibrationDocument:
         """Return what --json answers."""
@@ -170,6 +175,7 @@ class Calibrated:
             false_alarm=gate.false_alarm,
             cant_tell=0.0 if gate.typical is None else gate.rate,
             widened=self.widened,
+            compared=self.compared,
             detectors=tuple(gate.detectors),
             scores=tuple(gate.weights),
             left_out=gate.left_out,
@@ -201,6 +207,7 @@ def calibrate_opened(
     false_alarm: float,
     name: str = "",
     window: str = "header",
+    against: OldGate | None = None,
     progress: Progress | None = None,
 ) -> Calibrated:
     """Calibrate a gate for a model that is open; nothing is written.
@@ -212,13 +219,16 @@ def calibrate_opened(
         false_alarm: share of clean films like these that may be called suspicious.
         name: what the films' clinic is called.
         window: of DICOM files, as `FilmFiles.window`.
+        against: a gate to compare the new one with, on the films that set its threshold.
         progress: called with what is being done, the films done and in all.
 
     Raises:
-        UsageError: a rate out of range.
+        UsageError: a rate out of range, or a gate to compare with that takes other images.
         LeadapronError: as `detect.inputs.calibrate`.
     """
     classifier = opened.classifier
+    if against is not None:
+        against.refuse_other(cohort.preprocessing)
     _say_cost(classifier, cohort)
     gate = calibrate(
         classifier, cohort, INPUT_DETECTORS, WEIGHTS, typical=TYPICAL,
@@ -246,7 +256,13 @@ def calibrate_opened(
         milliseconds=_milliseconds(gate, classifier, cohort),
         notes=opened.notes,
     )
-    return Calibrated(file=None, stored=stored, origin=opened.origin, notes=notes)
+    return Calibrated(
+        file=None,
+        stored=stored,
+        origin=opened.origin,
+        notes=notes,
+        compared=None if against is None else compare_gates(against, gate, cohort, progress),
+    )
 
 
 def extend_opened(

@@ -25,6 +25,19 @@ BLOCK = 1024
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class HeldOut:
+    """Verdicts on a clinic's m calibration films.
+
+    Args:
+        suspicious: (m,) whether a film is suspicious.
+        cant_tell: (m,) whether a film gets "can't tell", since it is untypical.
+    """
+
+    suspicious: NDArray[np.bool_]
+    cant_tell: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Clinic:
     """Everything that judging a clinic's films needs, computed from its clean films and one model.
 
@@ -92,18 +105,23 @@ class Clinic:
         """Return the range of the threshold's own rate in 95 of 100 calibrations."""
         return conformal.likely_rates(self.patients, rate)
 
+    def held_out(self, rate: float) -> HeldOut:
+        """Return the verdicts on its films, each by thresholds of the other patients' films."""
+        untypical = conformal.held_out(self.typicality, self.patients, rate)
+        suspicious = conformal.held_out(self.fused, self.patients, rate) & ~untypical
+        return HeldOut(suspicious=suspicious, cant_tell=untypical)
+
     def group_rates(self, rate: float) -> tuple[GroupRates, ...]:
         """Return the rates on each group, with exact intervals.
 
         Each film is judged by thresholds that the films of the other patients set.
         """
-        untypical = conformal.held_out(self.typicality, self.patients, rate)
-        suspicious = conformal.held_out(self.fused, self.patients, rate) & ~untypical
-        found = []
+        held, found = self.held_out(rate), []
         for group in self.groups:
             patients = self.patients[group.films]
             told, accused = (
-                metrics.exact_rate(hits[group.films], patients) for hits in (untypical, suspicious)
+                metrics.exact_rate(hits[group.films], patients)
+                for hits in (held.cant_tell, held.suspicious)
             )
             found.append(
                 GroupRates(

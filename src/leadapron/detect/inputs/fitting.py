@@ -30,7 +30,7 @@ from leadapron.seeds import stream
 from leadapron.text import count, printable
 from leadapron.types import Progress
 
-__all__ = ["calibrate", "extend"]
+__all__ = ["calibrate", "extend", "threshold_rows"]
 
 Floats = NDArray[np.float64]
 
@@ -148,6 +148,11 @@ def extend(
         (score, why), *_ = made.left_out.items()
         raise DataError(f"the gate's {score} doesn't work on these films: {why}")
     return replace(gate, clinics=(*gate.clinics, made.clinic))
+
+
+def threshold_rows(clean: Cohort, seed: int = 0) -> Rows:
+    """Return the rows of the films that set the threshold in `calibrate`, in its order."""
+    return _parts(clean, seed).threshold
 
 
 def _refuse_held(gate: Gate, clean: Cohort) -> None:

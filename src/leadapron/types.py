@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple, Self, TypedDict, get_args
 __all__ = [
     "AUTO",
     "About",
+    "Backend",
     "BadFilm",
     "Contradictions",
     "Device",
@@ -30,6 +31,7 @@ __all__ = [
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "bf16", "fp32"]
+Backend = Literal["auto", "torch", "onnxruntime"]
 OnBad = Literal["stop", "skip"]
 Contradictions = Literal["refuse", "allow"]
 
@@ -59,6 +61,8 @@ class Machine:
     Args:
         device: Device of networks.
         precision: Precision of networks; auto: bf16 if it is faster.
+        backend: What runs the forward passes of an audit and of a gate; auto: torch, or what the
+            gate was made with. ONNX Runtime runs on the processor, in fp32.
         cache: Folder of decoded films and sweeps, or none; LEADAPRON_CACHE or the system's cache if
             left out.
         on_bad: What to do if a film is missing or can't be decoded; skipped ones are listed.
@@ -67,6 +71,7 @@ class Machine:
 
     device: Device = "auto"
     precision: Precision = "auto"
+    backend: Backend = "auto"
     cache: str | os.PathLike[str] | None = None
     on_bad: OnBad = "stop"
     progress: Progress | None = None

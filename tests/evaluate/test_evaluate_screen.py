@@ -18,10 +18,7 @@ from leadapron.detect.inputs.conformal import film_weights, limit
 from leadapron.detect.inputs.gate import fuse
 from leadapron.errors import StoreError, UnknownNameError, UsageError
 from leadapron.evaluate import screen as job
-from leadapron.evaluate.screen import (
-    evaluate_screen,
-    weakened,
-)
+from leadapron.evaluate.screen import evaluate_screen, poisoned, weakened
 from leadapron.evaluate.settings import Setting
 from leadapron.report.screening_limits import screening_chapter
 from leadapron.results.layout import RunFacts, RunFolder
@@ -392,3 +389,33 @@ def test_pointing_by_hand():
 def test_settings_out_of_range(given):
     with pytest.raises(UsageError):
         Setting(**given)
+
+
+# ---------------------------------------------------------------- an attacker among the clean films
+
+
+def test_an_attacker_puts_the_trigger_on_calibration_films(tmp_path):
+    setting = Setting(false_alarm=0.1, calibration=80, test=20, poisoned=0.05)
+    run, found, _ = films_of(tmp_path, setting)
+    clean, rows = found.calibration, np.arange(len(found.calibration))
+    assert poisoned(clean, run, replace(setting, poisoned=0.0)) is clean
+    changed = poisoned(clean, run, setting)
+    differ = changed.images[rows] != clean.images[rows]
+    marked = np.flatnonzero(differ.any(axis=(1, 2)))
+    assert len(marked) == round(0.05 * len(clean)) == 4
+    assert (changed.images[marked, 14:18, 14:18] == 255).all()  # the run's patch, at the centre
+    assert not differ[:, :14].any()
+    np.testing.assert_array_equal(poisoned(clean, run, setting).images[rows], changed.images[rows])
+    with pytest.raises(UsageError, match=r"poisoned 0.5; expected 0 or more and below 0\.5"):
+        Setting(poisoned=0.5)
+
+
+def test_the_chapter_says_that_calibration_films_are_poisoned(evaluated, tmp_path):
+    out, _ = evaluated
+    shutil.copytree(out, tmp_path / "out")
+    facts = store.read_json(out / "evaluation.json")
+    facts["settings"]["poisoned"] = 0.05
+    store.write_json(tmp_path / "out" / "evaluation.json", facts)
+    page = screening_chapter(tmp_path / "out")
+    assert "--triggered 20 --poisoned 0.05`" in page
+    assert "put the trigger on 5.0 % of the calibration films." in page

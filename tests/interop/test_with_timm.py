@@ -101,6 +101,31 @@ def test_logits_are_timms(tmp_path, name, channels):
     assert any(f"{'exact' if exact else 'no exact'} class activation" in n for n in found.notes)
 
 
+@pytest.mark.parametrize("name", READ)
+def test_attention_rollout_is_of_timms_attention(tmp_path, name):
+    """timm computes it again without its fused kernel; what passes its dropout is watched."""
+    side = SIDES.get(name, SIDE)
+    network = made(name, 3, side)
+    model = opened(network, name, tmp_path, side, normalisation="unit").classifier
+    assert (lacking(model, "attention") == "") == name.startswith(("vit", "deit"))
+    if lacking(model, "attention"):
+        return
+    seen = []
+    for block in network.blocks:
+        block.attn.fused_attn = False
+        block.attn.attn_drop.register_forward_hook(lambda *call: seen.append(call[2].mean(1)))
+    grey = torch.from_numpy(FILMS / np.float32(255))[:, None].expand(-1, 3, -1, -1)
+    joint = torch.eye(1 + (side // 16) ** 2)
+    with torch.inference_mode():
+        network(grey)
+        for weights in seen:
+            joint = (weights + torch.eye(len(joint[-1]))) / 2 @ joint
+    maps = EXPLAINERS["attention-rollout"](model, FILMS, FINDINGS, enlarge=False)
+    expected = joint[:, 0, 1:].reshape(len(FILMS), 1, side // 16, side // 16)
+    assert expected.std() > 0
+    np.testing.assert_allclose(maps, expected.expand(-1, 3, -1, -1), atol=1e-6)
+
+
 @pytest.fixture(scope="module")
 def films():
     return open_source(f"phantom:{SIDE}", count=60)

@@ -92,6 +92,29 @@ def test_logits_are_the_librarys(tmp_path, kind):
     assert EXPLAINERS["layer-cam"](model, FILMS, FINDINGS).max() > 0
 
 
+@pytest.mark.parametrize("kind", MADE)
+def test_attention_rollout_is_of_the_attention_that_the_library_returns(tmp_path, kind):
+    network = made(kind, tmp_path)
+    model = open_model(
+        tmp_path, size=SIDE, normalisation="unit", device="cpu", precision="fp32"
+    ).classifier
+    assert (lacking(model, "attention") == "") == (kind in ("vit", "deit", "dinov2", "beit"))
+    if lacking(model, "attention"):
+        return
+    grey = torch.from_numpy(FILMS / np.float32(255))[:, None].expand(-1, 3, -1, -1)
+    network.set_attn_implementation("eager")
+    with torch.inference_mode():
+        seen = network(pixel_values=grey, output_attentions=True).attentions
+    joint = torch.eye(seen[0].shape[-1])
+    for weights in seen:
+        joint = (weights.mean(1) + torch.eye(len(joint[-1]))) / 2 @ joint
+    read = {"beit": joint[:, 1:], "dinov2": joint}.get(kind, joint[:, :1])  # means, class token
+    grid = read.mean(1)[:, model.module.tokens :]
+    side = int(grid.shape[1] ** 0.5)
+    maps = EXPLAINERS["attention-rollout"](model, FILMS, FINDINGS[:1], enlarge=False)
+    np.testing.assert_allclose(maps[:, 0], grid.reshape(len(FILMS), side, side), atol=1e-6)
+
+
 def test_the_preprocessor_states_the_input_and_one_channel_is_taken(tmp_path):
     network = made("vit", tmp_path, channels=1)
     processor = {"size": {"height": SIDE, "width": SIDE}, "resample": 3, "do_normalize": True,

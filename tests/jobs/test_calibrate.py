@@ -23,6 +23,7 @@ from leadapron.detect.inputs.decision import decide_images
 from leadapron.detect.inputs.fitting import threshold_rows
 from leadapron.detect.inputs.gate_file import GateDocument, numbers_of, read_gate, write_gate
 from leadapron.detect.inputs.screening import screening
+from leadapron.detect.inputs.strata import Strata
 from leadapron.errors import DataError, StoreError, UsageError
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.jobs import calibrate as calibrating
@@ -192,7 +193,7 @@ def test_a_new_gate_beside_the_old_one(made, gate, model, tmp_path):
 
 
 def test_what_can_not_be_compared_is_refused(made, gate, tmp_path):
-    with pytest.raises(UsageError, match="leave it out with `extend`"):
+    with pytest.raises(UsageError, match="against: a widened gate keeps"):
         calibrate(None, SOURCE, tmp_path / "new.json", extend=gate, against=gate, machine=CPU)
     old = OldGate(name="gate.json", gate=made.stored.gate, classifier=open_gate(gate).classifier)
     with pytest.raises(UsageError, match=r"`against` gate\.json: its model takes images of anoth"):
@@ -396,14 +397,73 @@ def test_by_the_command_line(made, model, tmp_path):
     out = tmp_path / "gate.json"
     words = ["-q", "calibrate", str(model), "--clean", SOURCE, "--source.count", "60",
              "--source.seed", "7", "--cache", "none", "--false-alarm", "0.04", "--device", "cpu",
-             "--out", str(out), "--against", str(made.file), "--json"]  # fmt: skip
+             "--by-reading", "--out", str(out), "--against", str(made.file), "--json"]  # fmt: skip
     result = CliRunner().invoke(cli, words, standalone_mode=False)
     assert result.exception is None
     facts = json.loads(result.stdout)
     assert (facts["schema"], facts["films"], facts["left_out"]) == (3, 60, {})
     assert facts["compared"]["old"]["gate"] == "gate.json"
+    (stratum,) = facts["clinics"][0]["strata"]  # too few films for more
+    assert (stratum["name"], stratum["films"]) == (
+        "all films",
+        facts["clinics"][0]["calibration_films"],
+    )
     assert facts["passes"] == 1 + sum(INPUT_DETECTORS[name].passes for name in facts["detectors"])
     assert json.loads(out.read_text())["model"]["path"] == str(model)
+
+
+# --- thresholds by what the model reads
+
+
+@pytest.fixture
+def by_reading(made, tmp_path):
+    """The gate with thresholds by what the model reads, in a folder of its own."""
+    (clinic,) = made.stored.gate.clinics
+    codes = np.arange(len(clinic)) % 2
+    strata = Strata(
+        levels=np.ones((2, 3)),
+        codes=codes,
+        others=np.stack([np.arange(clinic.fitted)] * 2, axis=1) % [100, 2],
+    )
+    gate = replace(made.stored.gate, clinics=(replace(clinic, strata=strata),), false_alarm=0.1)
+    path = tmp_path / "by.json"
+    write_gate(path, replace(made.stored, gate=gate))
+    return path, gate.clinics[0]
+
+
+def test_thresholds_by_reading_are_read_back(by_reading):
+    path, clinic = by_reading
+    gate = read_gate(path, INPUT_DETECTORS, TYPICAL).gate
+    facts = gate.clinics[0].stratum_facts(0.1, ("Effusion", "Mass", "Nodule"))
+    assert facts == clinic.stratum_facts(0.1, ("Effusion", "Mass", "Nodule"))
+    assert [each.name for each in facts] == ["no finding, Mass, Nodule", "Effusion"]
+    logits = np.array([[0.0, 0, 0], [9, 0, 0]])
+    expected = [each.threshold for each in facts]
+    np.testing.assert_array_equal(gate.clinics[0].thresholds(logits, 0.1), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("levels", lambda a: a[:, :2].copy()),
+        ("levels", lambda a: 0 * a),
+        ("codes", lambda a: a[1:]),
+        ("codes", lambda a: a + 3),
+        ("codes", lambda a: a - 1),
+        ("others", lambda a: a[:, :1].copy()),
+        ("others", lambda a: a[:, 0].copy()),
+        ("others", lambda a: a + np.array([0, 3])),
+    ],
+)
+def test_readings_that_cannot_be_are_refused(by_reading, name, change):
+    path, _ = by_reading
+    arrays, name = load_file(numbers_of(path)), f"clinic 1/strata/{name}"
+    arrays[name] = change(arrays[name])
+    save_file(arrays, numbers_of(path))
+    shape = {"shape": list(arrays[name].shape), "dtype": str(arrays[name].dtype)}
+    changed(path, lambda facts: facts["arrays"].update({name: shape}))
+    with pytest.raises(StoreError, match="strata not as expected"):
+        read_gate(path, INPUT_DETECTORS, TYPICAL)
 
 
 # --- films of another clinic
@@ -453,6 +513,7 @@ def test_what_a_gate_is_not_widened_by(made, wider, model, tmp_path):
     for options, words in (
         ({"false_alarm": 0.1}, "false_alarm: a widened gate keeps its rate"),
         ({"opening": Opening(model=ModelSettings(size=64))}, "model.size: the gate keeps"),
+        ({"by_reading": True}, "by_reading: a widened gate keeps its rate and kind of"),
     ):
         with pytest.raises(UsageError, match=words):
             calibrate(None, SOURCE, out, count=60, **options, **same)

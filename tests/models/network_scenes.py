@@ -50,8 +50,9 @@ class Transformer(nn.Module):
 def transformer(outputs, side=32, pooled=False):
     """Its last map: what the last block's attention reads."""
     return Instrumented(
-        Transformer(outputs, pooled, side), layer="blocks.1.norm1", tokens=int(not pooled)
-    )
+        Transformer(outputs, pooled, side), layer="blocks.1.norm1", tokens=int(not pooled),
+        attends=True,
+    )  # fmt: skip
 
 
 class Convolutional(nn.Module):

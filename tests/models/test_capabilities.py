@@ -64,7 +64,7 @@ VITS = ("vit-class", "vit-mean")
 APART = {
     "vit-class": {"class-activation", "authors-shortcut", "guided-backprop"},
     "vit-mean": {"class-activation", "authors-shortcut", "guided-backprop"},
-    "two-stage": {"class-activation", "authors-shortcut"},
+    "two-stage": {"class-activation", "authors-shortcut", "attention-rollout"},
 }
 QUICK = StampSweep(values=(0, 255), sides=(3,), pitches=((8, 1),), rounds=1, films=1, judged=20)
 

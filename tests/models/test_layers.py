@@ -72,6 +72,27 @@ def test_what_is_found(make, expected):
         torch.testing.assert_close(maps.mean((2, 3)) + read.pooled_head.bias, logits)
         torch.testing.assert_close(features, last.mean((2, 3)))
     assert not any(part._forward_hooks for part in network.modules())
+    assert read.attends == isinstance(network, Transformer)
+
+
+class Windows(nn.Module):
+    """Attention within the rows of a grid of patches, then a mean of all."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches, self.norm = nn.Conv2d(1, 12, 8, 8), nn.LayerNorm(12)
+        self.head = nn.Linear(12, 2)
+
+    def forward(self, images):
+        rows = self.patches(images).permute(0, 2, 3, 1).flatten(0, 1)  # (n * 4, 4, 12)
+        inner = nn.functional.scaled_dot_product_attention(rows, rows, rows)
+        return self.head(self.norm(inner.reshape(len(images), 16, 12)).mean(1))
+
+
+def test_attention_within_windows_is_none_between_all_tokens():
+    torch.manual_seed(0)
+    read = instrumented(Windows().eval(), SIDE)
+    assert (read.layer, read.attends) == ("norm", False)
 
 
 def test_maps_with_channels_last_can_be_cut():

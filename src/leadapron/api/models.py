@@ -37,6 +37,7 @@ from leadapron.jobs import calibrate as calibrating
 from leadapron.jobs import inspect as inspecting
 from leadapron.jobs.screen import OpenGate, open_gate
 from leadapron.jobs.screen import screen as screen_files
+from leadapron.models.backends import on_backend
 from leadapron.models.foreign import Opened, file_of
 from leadapron.models.inspection.document import Inspected
 from leadapron.models.inspection.inspecting import inspected_alone, inspected_on
@@ -378,9 +379,9 @@ def audit(  # noqa: PLR0913 (settings, by keyword)
     else:
         others = [Subject.of(model_of(other, machine), name_of(other)) for other in reference]
     found = audit_subject(
-        own,
+        own.on(machine, cohort),
         cohort,
-        others,
+        [each.on(machine, cohort) for each in others],
         false_alarm=false_alarm,
         sweep=sweep,
         steps=steps,
@@ -399,6 +400,7 @@ def calibrate(
     *,
     false_alarm: float = calibrating.FALSE_ALARM,
     against: str | os.PathLike[str] | OpenGate | CalibrateResult | None = None,
+    by_reading: bool = False,
     machine: Machine = AUTO,
     **settings: Any,
 ) -> CalibrateResult:
@@ -412,6 +414,8 @@ def calibrate(
         false_alarm: share of clean films like these that may be called suspicious.
         against: a gate that the new one is to replace; the result's `compared` then shows them
             side by side.
+        by_reading: whether each finding that the model reads on enough films has a threshold of its
+            own, so that the rate holds on these films too.
         machine: device, precision, cache and progress.
         **settings: settings of the source, as `count=600`.
 
@@ -424,15 +428,16 @@ def calibrate(
     cohort = cohort_of(clean, opened.classifier.preprocessing, machine, settings)
     old = None
     if against is not None:
-        gate = _open_gate(against, None, replace(machine, precision="auto"))
+        gate = _open_gate(against, None, replace(machine, precision="auto", backend="auto"))
         name = "" if gate.file is None else gate.file.name
         old = OldGate(name=name, gate=gate.stored.gate, classifier=gate.classifier)
     path = Path(model) if isinstance(model, str | os.PathLike) else Path(name_of(model))
     made = calibrate_opened(
-        opened,
+        opened._replace(classifier=on_backend(opened.classifier, machine, cohort.images)),
         cohort,
         path=file_of(path).absolute() if opened.content else path,
         false_alarm=false_alarm,
+        by_reading=by_reading,
         name=_clinic_name(clean),
         window=str(settings.get("window", "header")),
         against=old,

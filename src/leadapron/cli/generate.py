@@ -25,11 +25,13 @@ from leadapron.cli.settings import Settings, sentence, setting_options, source_o
 if typing.TYPE_CHECKING:
     from leadapron.specs import Parameter
 
-__all__ = ["FILMS", "MACHINE", "Answer", "command", "done", "of_document", "with_page"]
+__all__ = ["BACKEND", "FILMS", "MACHINE", "Answer", "command", "done", "of_document", "with_page"]
 
 FILMS = ("cache", "on_bad")
 MACHINE = ("device", "precision", *FILMS)
-"""Fields of `Machine` that are options: of all commands, and of those that run networks."""
+BACKEND = ("backend", *MACHINE)
+"""Fields of `Machine` that are options: of all commands, of those that run networks, and of those
+that audit or screen."""
 
 RUNNING = {"running": ("jobs", "shard")}
 """Fields of `Running` that are options."""

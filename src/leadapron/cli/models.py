@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from leadapron.cli.generate import Answer, command, of_document, with_page
+from leadapron.cli.generate import BACKEND, Answer, command, of_document, with_page
 from leadapron.cli.group import INTERRUPTED, fail
 from leadapron.cli.kinds import Written
 from leadapron.cli.progress import showing_progress
@@ -50,6 +50,7 @@ def audit_command() -> click.Command:
             "steps": {"type": click.IntRange(0)},
             "films": {"type": click.IntRange(20)},
         },
+        machine=BACKEND,
         extra=[out],
     )
 
@@ -136,6 +137,7 @@ def calibrate_command() -> click.Command:
             "extend": {"metavar": "GATE", "type": click.Path(dir_okay=False, path_type=Path)},
             "against": {"metavar": "GATE", "type": click.Path(dir_okay=False, path_type=Path)},
         },
+        machine=BACKEND,
     )
 
 
@@ -162,7 +164,7 @@ def screen_command() -> click.Command:
             "watch": {"type": click.Path(file_okay=False, path_type=Path)},
             **kept(),
         },
-        machine=("device",),
+        machine=("device", "backend"),
         flat={"keeping": KEPT},
         progress=False,
     )
@@ -191,7 +193,7 @@ def screen(
         model: path of the model, if it was moved.
         trust_programs: run TorchScript and ONNX even if the system can't isolate them from your
             files.
-        machine: device of the model.
+        machine: device and backend of the model.
         as_json: whether JSON is printed at the end; otherwise each film's line at once.
     """
     from dataclasses import replace

@@ -61,7 +61,7 @@ def serve_command() -> click.Command:
             **kept(),
             "largest": {"metavar": "MB"},
         },
-        machine=("device",),
+        machine=("device", "backend"),
         flat={"listening": OPEN_TO, "nodes": NODES, "keeping": KEPT},
         progress=False,
     )

@@ -57,7 +57,7 @@ from leadapron.study.run import divide, open_films
 from leadapron.study.shards import ALL_CORES, Running
 from leadapron.types import AUTO, Estimate, Machine
 
-__all__ = ["evaluate_screen", "weakened"]
+__all__ = ["evaluate_screen", "poisoned", "weakened"]
 
 Floats = NDArray[np.float64]
 Booleans = NDArray[np.bool_]
@@ -222,6 +222,7 @@ class Screener:
     def __call__(self, pair: _Pair) -> list[Row]:
         run, folders = _opened(pair.folder)
         films = films_of(run, pair.folder, self.setting, self.machine)
+        films = films._replace(calibration=poisoned(films.calibration, run, self.setting))
         facts = _run_facts(run, films, pair)
         attack = _attack(
             films.test,
@@ -335,6 +336,26 @@ def _shared_out(cohort: Cohort, shares: Mapping[str, float], seed: int) -> tuple
         cohort.labels,
     )
     return cohort.take(parts["calibration"]), cohort.take(parts["test"])
+
+
+def poisoned(calibration: Cohort, run: Run, setting: Setting) -> Cohort:
+    """Return calibration films, some of which an attacker has put the run's trigger on.
+
+    Args:
+        calibration: films without a trigger.
+        run: its trigger is used.
+        setting: `poisoned` is their share, rounded to whole films.
+    """
+    place, choose = stream(setting.seed, "poisoned calibration", run.seed).spawn(2)
+    share = round(setting.poisoned * len(calibration))
+    if not share:
+        return calibration
+    images = np.array(calibration.images[np.arange(len(calibration))])
+    rows = np.sort(choose.permutation(len(images))[:share])
+    attack = run.poisoning
+    for some, pixels in stamp(calibration, rows, attack.trigger, attack.stage, place):
+        images[some] = pixels
+    return replace(calibration, images=images)
 
 
 class _Attack(NamedTuple):

@@ -22,6 +22,8 @@ class Setting:
         test: fresh phantoms on which the gate is measured.
         triggered: largest number of triggered films; half as many with a weakened trigger.
         seed: seed of halves, triggers' places and resamples.
+        poisoned: share of the calibration films that an attacker puts the model's own trigger on,
+            at least 0 and below 0.5.
         every: whether detectors that the gate doesn't use are measured too; their weight is 0, but
             their passes and time are counted.
 
@@ -34,9 +36,12 @@ class Setting:
     test: int = 400
     triggered: int = 200
     seed: int = 0
+    poisoned: float = 0.0
     every: bool = False
 
     def __post_init__(self) -> None:
+        if not 0 <= self.poisoned < 0.5:
+            raise UsageError(f"poisoned {self.poisoned:g}; expected 0 or more and below 0.5")
         if not 0 < self.false_alarm < 1:
             raise UsageError(f"false alarms {self.false_alarm:g}; expected above 0 and below 1")
         if min(self.calibration, self.test) < 1 or self.triggered < 2 * FEWEST or self.seed < 0:

@@ -30,11 +30,13 @@ if TYPE_CHECKING:
     )
     from leadapron.explainers.needs import NEEDS, explained_layer, unsupported
     from leadapron.explainers.passes import Explainer
+    from leadapron.explainers.rollout import attention_rollout
 
 __all__ = [
     "EXPLAINERS",
     "NEEDS",
     "Explainer",
+    "attention_rollout",
     "authors_shortcut",
     "class_activation",
     "explained_layer",
@@ -67,6 +69,7 @@ EXPLAINERS: Registry[Explainer] = Registry(
             "smooth-grad": "gradients:smooth_grad",
             "guided-backprop": "gradients:guided_backprop",
             "occlusion": "occlusion:occlusion",
+            "attention-rollout": "rollout:attention_rollout",
         }.items()
     },
 )

@@ -18,6 +18,7 @@ NEEDS: dict[str, Capability] = {
     "authors-shortcut": "stages",
     **dict.fromkeys(("grad-cam", "grad-cam++", "layer-cam"), "named layers"),
     "guided-backprop": "ReLU layers",
+    "attention-rollout": "attention",
 }
 """What each explainer needs of a model; gradients where nothing is said."""
 
@@ -39,6 +40,8 @@ def explained_layer(name: str, classifier: Differentiable) -> str:
     EXPLAINERS.find(name)
     if name == "authors-shortcut":
         return "ReLU of transition3"
+    if name == "attention-rollout":
+        return "attention of all blocks"
     if name not in _LAYERS:
         return "pixels"
     kind = "layer" if lacking(classifier, "stages") else "stage"

@@ -66,7 +66,7 @@ def audit(  # noqa: PLR0913 (settings, by keyword)
             trigger, where there are no reference models; 0 makes none. If left out, 5 that take at
             most half an hour.
         opening: what is stated of the model, and how it is opened.
-        machine: device, precision, cache and progress.
+        machine: device, precision, backend, cache and progress.
         **options: settings of the source.
 
     Raises:
@@ -86,9 +86,9 @@ def audit(  # noqa: PLR0913 (settings, by keyword)
     own = Subject.of(opened, local_path(str(model)), cohort)
     others = [] if reference is None else references_in(reference, own, machine)
     return audit_subject(
-        own,
+        own.on(machine, cohort),
         cohort,
-        others,
+        [each.on(machine, cohort) for each in others],
         false_alarm=false_alarm,
         sweep=sweep,
         steps=steps,

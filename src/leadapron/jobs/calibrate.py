@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from leadapron.detect.inputs.calibration import Calibrated, calibrate_opened, extend_opened
 from leadapron.detect.inputs.comparison import OldGate
@@ -13,6 +13,7 @@ from leadapron.detect.inputs.gate_file import refuse_others, write_gate
 from leadapron.detect.verdict import refuse_rate
 from leadapron.errors import UsageError
 from leadapron.jobs.screen import open_gate
+from leadapron.models.backends import on_backend
 from leadapron.models.foreign import file_of, open_model
 from leadapron.models.stated import AS_FOUND, Opening
 from leadapron.sources import open_source
@@ -35,6 +36,7 @@ def calibrate(
     extend: Path | None = None,
     against: Path | None = None,
     false_alarm: float | None = None,
+    by_reading: bool = False,
     opening: Opening = AS_FOUND,
     machine: Machine = AUTO,
     **options: Any,
@@ -52,8 +54,10 @@ def calibrate(
             call the films that set the new threshold, are shown side by side.
         false_alarm: false-positive rate: share of clean films like these that may be called
             suspicious; 0.01 if left out, and the gate's with `extend`.
+        by_reading: each finding that the model reads on enough films has a threshold of its own,
+            so that the rate holds on these films too; a widened gate keeps this.
         opening: what is stated of the model, and how it is opened; the gate keeps what is stated.
-        machine: device, precision, cache and progress.
+        machine: device, precision, backend, cache and progress.
         **options: settings of the source.
 
     Raises:
@@ -64,54 +68,58 @@ def calibrate(
     """
     refuse_others(out)
     if extend is not None:
-        if against is not None:
-            raise UsageError("`against` compares a gate of its own; leave it out with `extend`")
-        if false_alarm is not None:
-            raise UsageError("false_alarm: a widened gate keeps its rate; leave it out")
+        own = {"false_alarm": false_alarm, "by_reading": by_reading or None, "against": against}
+        if given := [name for name, value in own.items() if value is not None]:
+            raise UsageError(
+                f"{', '.join(given)}: a widened gate keeps its rate and kind of thresholds, and "
+                "stands beside itself; leave it out"
+            )
         made = _extended(extend, model, clean, opening, machine, options)
     elif model is None:
         raise UsageError("no model; expected its file, or `extend` with a gate")
     else:
         rate = FALSE_ALARM if false_alarm is None else false_alarm
         old = None if against is None else _old(against, opening, machine)
-        made = _calibrated(model, clean, rate, opening, machine, options, old)
+        made = _calibrated(model, clean, _Rule(rate, by_reading, old), opening, machine, options)
     write_gate(out, made.stored)
     return replace(made, file=out)
+
+
+class _Rule(NamedTuple):
+    """How thresholds are set, and what they are compared with; as of `calibrate_opened`."""
+
+    false_alarm: float
+    by_reading: bool
+    against: OldGate | None
 
 
 def _calibrated(
     model: str | Path,
     clean: str,
-    false_alarm: float,
+    rule: _Rule,
     opening: Opening,
     machine: Machine,
     options: Mapping[str, Any],
-    against: OldGate | None,
 ) -> Calibrated:
-    refuse_rate(false_alarm)
+    refuse_rate(rule.false_alarm)
     opened = open_model(model, **machine.networks, **opening.arguments)
     if opened.content is None:
         raise UsageError(f"{model} is no file; a gate is tied to a model file's content")
-    cohort = open_source(
-        clean,
-        preprocessing=opened.classifier.preprocessing,
-        **machine.films,
-        **options,
-    )
+    shape = opened.classifier.preprocessing
+    cohort = open_source(clean, preprocessing=shape, **machine.films, **options)
     return calibrate_opened(
-        opened,
+        opened._replace(classifier=on_backend(opened.classifier, machine, cohort.images)),
         cohort,
         path=file_of(Path(model)).absolute(),
-        false_alarm=false_alarm,
+        **rule._asdict(),
         name=short_path(clean),
         window=str(options.get("window", "header")),
-        against=against,
         progress=machine.progress,
     )
 
 
 def _old(gate: Path, opening: Opening, machine: Machine) -> OldGate:
-    here = replace(machine, precision="auto")  # it keeps its own
+    here = replace(machine, precision="auto", backend="auto")  # it keeps its own
     opened = open_gate(gate, trust_programs=opening.trust_programs, machine=here)
     return OldGate(name=gate.name, gate=opened.stored.gate, classifier=opened.classifier)
 
@@ -126,18 +134,10 @@ def _extended(
 ) -> Calibrated:
     if stated := [name for name in opening.named if name != "trust_programs"]:
         raise UsageError(f"{', '.join(stated)}: the gate keeps what was stated; leave it out")
-    opened = open_gate(
-        gate,
-        model=None if model is None else Path(model),
-        trust_programs=opening.trust_programs,
-        machine=machine,
-    )
-    cohort = open_source(
-        clean,
-        preprocessing=opened.stored.model.preprocessing,
-        **machine.films,
-        **options,
-    )
+    place, trusted = None if model is None else Path(model), opening.trust_programs
+    opened = open_gate(gate, model=place, trust_programs=trusted, machine=machine)
+    shape = opened.stored.model.preprocessing
+    cohort = open_source(clean, preprocessing=shape, **machine.films, **options)
     return extend_opened(
         opened.stored,
         opened.classifier,

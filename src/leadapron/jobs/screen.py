@@ -7,13 +7,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from leadapron.detect.inputs import INPUT_DETECTORS, TYPICAL, judge
 from leadapron.detect.inputs.gate_file import StoredGate, read_gate
 from leadapron.detect.inputs.screening import ScreenedFilm, decide_films
 from leadapron.errors import FilmError, LeadapronError, StoreError
 from leadapron.films.decoding import give_up, processors
+from leadapron.models.backends import on_backend
 from leadapron.models.classifier import BlackBox
 from leadapron.models.foreign import file_of, open_model
 from leadapron.models.parsing.external import content_of
@@ -52,15 +51,16 @@ def open_gate(
         file: the gate's JSON file.
         model: path of the model; the path in the gate if left out.
         trust_programs: as `open_model`; a gate can't decide this for its user.
-        machine: its device is used; another precision than the gate's is a UsageError.
+        machine: its device is used; precision and backend are the gate's.
 
     Raises:
+        UsageError: another precision or backend than the gate's.
         StoreError: a gate that can't be read, or a model that isn't the gate's.
         LeadapronError: as `open_model`.
     """
     stored = read_gate(file, INPUT_DETECTORS, TYPICAL)
     said = stored.model
-    stored.made.refuse_other(machine.precision, file.name)
+    machine = stored.made.machine(machine, file.name)
     path = file_of(said.path if model is None else model)
     if not path.is_file():
         raise StoreError(f"no model at {path}; give its path as `model` FILE")
@@ -77,13 +77,12 @@ def open_gate(
         preprocessing=said.preprocessing,
         card=False,  # the gate keeps what its card said
         trust_programs=trust_programs,
-        device=machine.device,
-        precision=stored.made.precision,
+        **machine.networks,
         **opening,  # type: ignore[arg-type]
     )
     if model_now.content != said.sha256:  # the file was replaced in between
         raise other
-    classifier = model_now.classifier
+    classifier = on_backend(model_now.classifier, machine, stored.images)
     if classifier.findings != said.findings or classifier.preprocessing != said.preprocessing:
         raise StoreError(
             f"findings or preprocessing in {file.name} differ from those of {path.name}"
@@ -136,11 +135,8 @@ def _image(film: FilmFile, opened: OpenGate) -> Decoded | FilmError:
 
 def _try(stored: StoredGate, classifier: BlackBox, file: Path) -> None:
     """Screen a uniform grey image; StoreError if the states don't fit the detectors."""
-    preprocessing = stored.model.preprocessing
-    dtype = np.dtype(preprocessing.dtype)
-    grey = np.full((1, preprocessing.size, preprocessing.size), np.iinfo(dtype).max // 2, dtype)
     try:
-        judge(stored.gate, classifier, grey)
+        judge(stored.gate, classifier, stored.images[:1])
     except (
         KeyError, ValueError, IndexError, TypeError, RuntimeError, LeadapronError
     ) as error:  # fmt: skip

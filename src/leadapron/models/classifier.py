@@ -142,12 +142,21 @@ class NetworkClassifier:
             weights = head.weight[self.columns(findings)].detach()  # (m, c)
 
         def run(batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            logits, features, last = self.module.look(batch)
+            logits, features, last = self.look(batch)
             if weights is None:
                 return logits, features, last[:, :0]
             return logits, features, torch.einsum("nchw,kc->nkhw", last.float(), weights)
 
         return Outputs(*in_batches(self, images, run))
+
+    def answer(self, batch: torch.Tensor) -> torch.Tensor:
+        """Return (n, k) logits of (n, 1, h, w) normalised images."""
+        logits: torch.Tensor = self.module(batch)
+        return logits
+
+    def look(self, batch: torch.Tensor) -> networks.Look:
+        """Return logits, features and last maps of (n, 1, h, w) normalised images."""
+        return self.module.look(batch)
 
     def columns(self, findings: Sequence[str]) -> list[int]:
         """Return the columns of some findings; UnknownNameError where there is none."""
@@ -155,14 +164,14 @@ class NetworkClassifier:
 
     def logits(self, images: ImageArray) -> Floats:
         """Return (n, k) float32 logits of (n, h, w) images."""
-        return in_batches(self, images, lambda x: (self.module(x),))[0]
+        return in_batches(self, images, lambda x: (self.answer(x),))[0]
 
     def probabilities(self, images: ImageArray) -> Floats:
         """Return (n, k) float32 probabilities of (n, h, w) images."""
         if self.operating_points:
             logits = self.logits(images)
             return squashed(logits, self.head, self.operating_points).astype(np.float32)
-        return in_batches(self, images, lambda x: (self.squash(self.module(x)),))[0]
+        return in_batches(self, images, lambda x: (self.squash(self.answer(x)),))[0]
 
     def squash(self, logits: torch.Tensor) -> torch.Tensor:
         """Return the probabilities of (n, k) logits, before operating points."""
@@ -174,7 +183,7 @@ class NetworkClassifier:
 
     def activations(self, images: ImageArray) -> Floats:
         """Return (n, c, h', w') float32 last maps."""
-        return in_batches(self, images, lambda x: (self.module.look(x).last,))[0]
+        return in_batches(self, images, lambda x: (self.look(x).last,))[0]
 
 
 def in_batches(

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from leadapron.errors import UsageError
+from leadapron.models.attention import Attended, attend, between_all
 from leadapron.models.networks import Instrumented
 
 __all__ = ["instrumented"]
@@ -61,6 +62,7 @@ def instrumented(
     - The last map is the last output with places on which the features depend everywhere: of
       those of the last resolution, one with as many channels as there are features if there is one.
     - The finest map is the last output of the finest resolution below the image's.
+    - It attends if all of its attention is between all tokens of an image.
     - The head is pooled if the features are the mean of the last map, and no layer with weights
       lies between the two.
 
@@ -80,8 +82,8 @@ def instrumented(
 
 def _found(network: nn.Module, size: int, name: str, generator: torch.Generator) -> Instrumented:
     images = torch.randn(2, 1, size, size, generator=generator).requires_grad_()
-    calls, logits = _calls(network, images)
-    last = next((call for call in reversed(calls) if _gives(call, logits)), None)
+    calls, attended = _calls(network, images)
+    last = next((call for call in reversed(calls) if _gives(call, attended.logits)), None)
     if last is None:
         raise UsageError(
             f"{name}: no single layer gives its logits, so its layers can't be read; export "
@@ -111,6 +113,8 @@ def _found(network: nn.Module, size: int, name: str, generator: torch.Generator)
         fine=fine.name,
         channels_last=chosen.channels_last,
         pooled=_is_pooled(chosen, last, calls, features),
+        attends=chosen.output.ndim == 3
+        and between_all(attended.attention, len(images), chosen.output.shape[1]),
     ).eval()
 
 
@@ -129,8 +133,8 @@ def _woken(network: nn.Module, generator: torch.Generator) -> Iterator[None]:
                 one.zero_()
 
 
-def _calls(network: nn.Module, images: torch.Tensor) -> tuple[list[_Call], torch.Tensor]:
-    """The layers that ran once, and the logits."""
+def _calls(network: nn.Module, images: torch.Tensor) -> tuple[list[_Call], Attended]:
+    """The layers that ran once, and the logits with all attention."""
     calls: list[_Call] = []
 
     def watch(name: str) -> Any:
@@ -140,12 +144,12 @@ def _calls(network: nn.Module, images: torch.Tensor) -> tuple[list[_Call], torch
              if name]  # fmt: skip
     try:
         with torch.enable_grad():
-            logits: torch.Tensor = network(images)
+            attended = attend(network, images)
     finally:
         for hook in hooks:
             hook.remove()
     runs = Counter(call.name for call in calls)
-    return [call for call in calls if runs[call.name] == 1], logits
+    return [call for call in calls if runs[call.name] == 1], attended
 
 
 def _gives(call: _Call, logits: torch.Tensor) -> bool:

@@ -194,6 +194,7 @@ class Instrumented(Network):
         fine: submodule with the finest map, as `layer`; `layer` itself if left out.
         channels_last: whether maps of four dimensions are (n, h', w', c).
         pooled: whether the last layer is linear and reads the mean of the last map.
+        attends: whether its blocks have attention between all tokens, those of the last map.
 
     Raises:
         UnknownNameError: no such submodule.
@@ -211,6 +212,7 @@ class Instrumented(Network):
         fine: str = "",
         channels_last: bool = False,
         pooled: bool = False,
+        attends: bool = False,
     ) -> None:
         super().__init__()
         if tokens < 0:
@@ -223,7 +225,7 @@ class Instrumented(Network):
                 "logits: last_layer=NAME"
             )
         self.layer, self.last, self.fine = layer, last_layer or linear[-1], fine or layer
-        self.channels_last, self.pooled = channels_last, pooled
+        self.channels_last, self.pooled, self.attends = channels_last, pooled, attends
         for name in (self.layer, self.last, self.fine):
             self._part(name)
         if pooled and (tokens or not isinstance(self._part(self.last), nn.Linear)):

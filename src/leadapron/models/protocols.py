@@ -24,6 +24,7 @@ __all__ = [
     "Floats",
     "Outputs",
     "WhiteBox",
+    "attending",
     "columns_of",
     "differentiable",
     "lacking",
@@ -146,6 +147,7 @@ Capability = Literal[
     "linear last layer",
     "batch normalisation",
     "ReLU layers",
+    "attention",
 ]
 """A capability that a method needs of a model; `OF_NETWORKS` tests a network for it."""
 
@@ -168,6 +170,10 @@ def _is_pooled(module: nn.Module) -> bool:
     return isinstance(module, networks.Network) and module.pooled_head is not None
 
 
+def _attends(module: nn.Module) -> bool:
+    return isinstance(module, networks.Instrumented) and module.attends
+
+
 def _has_stages(module: nn.Module) -> bool:
     return isinstance(module, networks.PooledLinear)
 
@@ -184,6 +190,7 @@ OF_NETWORKS: Mapping[Capability, tuple[Callable[[nn.Module], bool], str]] = Mapp
         "linear last layer": (_ends_linear, "a linear last layer"),
         "batch normalisation": (_has_layer(_normalises), "batch normalisation with weights"),
         "ReLU layers": (_has_layer(lambda part: isinstance(part, nn.ReLU)), "ReLUs as layers"),
+        "attention": (_attends, "attention between all tokens"),
     }
 )
 """For each capability of a network, the test of a module and a description."""
@@ -272,6 +279,21 @@ def pooled_head(classifier: BlackBox, what: str) -> nn.Linear:
     head = module.pooled_head
     assert head is not None
     return head
+
+
+def attending(classifier: BlackBox, what: str) -> networks.Instrumented:
+    """Return a model's network, with attention between all tokens.
+
+    Args:
+        classifier: the model.
+        what: name of the method, for the start of the message.
+
+    Raises:
+        UsageError: as `differentiable`.
+    """
+    module = differentiable(classifier, what, "attention").module
+    assert isinstance(module, networks.Instrumented)
+    return module
 
 
 def staged(classifier: BlackBox, what: str) -> networks.PooledLinear:

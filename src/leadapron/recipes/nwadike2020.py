@@ -57,8 +57,11 @@ DOSES = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05]
 MAIN = "layer-cam"
 """The explanation method that is measured in every cell; it comes first in every list."""
 
-METHODS = "/".join([MAIN, *(n for n in EXPLAINERS if n not in (MAIN, "authors-shortcut"))])
-"""Explanation methods that work with every network."""
+APART = ("authors-shortcut", "attention-rollout")
+"""Explanation methods that work with few networks."""
+
+METHODS = "/".join([MAIN, *(n for n in EXPLAINERS if n not in (MAIN, *APART))])
+"""The others."""
 
 CHEAP = f"{MAIN}/class-activation/grad-cam++/guided-backprop"
 """Explanation methods that need only a few passes for each film."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import zip_longest
 
-from leadapron.detect.inputs.comparison import CalledFilms, GateComparison
+from leadapron.detect.inputs.comparison import CalledFilms, ClinicThresholds, GateComparison
 from leadapron.text import count
 
 __all__ = ["comparison_lines"]
@@ -23,6 +24,7 @@ def comparison_lines(made: GateComparison) -> list[str]:
         which = f", {named.clinic}" if len(old.thresholds) > 1 else ""
         rows += [
             (f"suspicious above{which}", *_pair(before, after, "suspicious")),
+            *_strata(before, after),
             (f"can't tell above{which}", *_pair(before, after, "cant_tell")),
         ]
     levels = [{each.score: each for each in gate.scores} for gate in (old, new)]
@@ -58,6 +60,16 @@ def _pair(old: object, new: object, name: str) -> tuple[str, str]:
     values = [getattr(each, name, None) for each in (old, new)]
     first, second = ("-" if value is None else f"{value:.3f}" for value in values)
     return first, second
+
+
+def _strata(
+    old: ClinicThresholds | None, new: ClinicThresholds | None
+) -> Iterator[tuple[str, str, str]]:
+    """The thresholds of each reading that one of the gates has."""
+    sides = [{each.name: each for each in gate.strata} if gate else {} for gate in (old, new)]
+    for name in dict.fromkeys([*sides[0], *sides[1]]):
+        first, second = (side.get(name) for side in sides)
+        yield (f"  where it reads {name}", *_pair(first, second, "threshold"))
 
 
 def _share(films: CalledFilms, name: str) -> tuple[str, str]:

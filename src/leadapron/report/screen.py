@@ -15,7 +15,12 @@ from PIL import Image, ImageDraw
 
 from leadapron.detect.inputs import rate_words
 from leadapron.detect.inputs.calibration import CalibrationDocument
-from leadapron.detect.inputs.screening import Quantiles, ScreenedFilm, Screening
+from leadapron.detect.inputs.screening import (
+    CalibrationFilms,
+    Quantiles,
+    ScreenedFilm,
+    Screening,
+)
 from leadapron.documents import dump, read
 from leadapron.errors import StoreError
 from leadapron.reading import read_regular
@@ -91,6 +96,13 @@ def _clinic_lines(made: CalibrationDocument) -> list[str]:
             f"{who} {clinic.films:,} films; {clinic.calibration_films:,} films of "
             f"{clinic.patients:,} patients set the threshold {clinic.threshold:.3f}"
         )
+        if clinic.strata:
+            found.append("Thresholds by what the model reads on a film:")
+            found += [
+                f"  {each.name}: {each.films:,} films of {each.patients:,} patients set the "
+                f"threshold {each.threshold:.3f}"
+                for each in clinic.strata
+            ]
         if clinic.groups:
             found.append("Rates on groups of these films, each judged by other patients' films:")
             found += [
@@ -380,7 +392,7 @@ def _cards(screening: Screening) -> list[dict[str, Any]]:
     counts, films = screening.counts, len(screening.films)
     clinics = screening.clinics
     patients = sum(each.patients for each in clinics)
-    thresholds = ", ".join(f"{each.threshold:.3f}" for each in clinics)
+    thresholds = ", ".join(map(_thresholds, clinics))
     return [
         {
             "title": name.capitalize(),
@@ -405,6 +417,12 @@ def _cards(screening: Screening) -> list[dict[str, Any]]:
             ],
         }
     ]
+
+
+def _thresholds(clinic: CalibrationFilms) -> str:
+    """A clinic's threshold, or the range of those by what the model reads."""
+    found = [each.threshold for each in clinic.strata] or [clinic.threshold]
+    return " to ".join(f"{each:.3f}" for each in sorted({min(found), max(found)}))
 
 
 def _film(film: ScreenedFilm, screening: Screening) -> dict[str, Any]:

@@ -22,7 +22,10 @@ FAMILIES = (
     "family", "mark", "network", "poisoned", "models", "takes", "films", "found",
     "found where it works", "found at 1 %", "AUROC", "false alarms", "found on the twin",
 )  # fmt: skip
-USUAL = {"false_alarm": 0.01, "calibration": 600, "test": 400, "triggered": 200, "seed": 0}
+USUAL = {
+    "false_alarm": 0.01, "calibration": 600, "test": 400, "triggered": 200, "seed": 0,
+    "poisoned": 0.0,
+}  # fmt: skip
 """Default settings, which the command leaves out."""
 
 KINDS = ("patches", "other local marks", "all over the film")
@@ -74,6 +77,8 @@ def _head(facts: Mapping[str, Any], rows: Sequence[Row], whole: Sequence[Row]) -
         f"{percent(settings['false_alarm'])} false alarms, and judges films of other patients, "
         "without and with the trigger."
     )
+    if share := settings.get("poisoned", 0.0):
+        text += f" An attacker has put the trigger on {percent(share)} of the calibration films."
     if skipped:
         text += f" {len(skipped)} runs have no trigger that a gate could detect."
     return [
@@ -100,7 +105,7 @@ def _command(settings: Mapping[str, Any], chosen: Mapping[str, Any]) -> str:
     words += f" --limit {chosen['limit']}" if chosen["limit"] else ""
     words += " --sealed" if chosen["sealed"] else ""
     for name, usual in USUAL.items():
-        if settings[name] != usual:
+        if settings.get(name, usual) != usual:
             words += f" --{name.replace('_', '-')} {settings[name]:g}"
     return words
 

@@ -79,7 +79,7 @@ def serve(
         model: path of the model, if it was moved.
         trust_programs: run TorchScript and ONNX even if the system can't isolate them from your
             files.
-        machine: device of the model.
+        machine: device and backend of the model.
 
     Returns:
         0 after a signal stopped it.

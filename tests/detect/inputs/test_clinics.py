@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
+import torch
 from input_scenes import FINDINGS, SMALL, backdoored, black_square, cohort, films
 
 from leadapron.detect.inputs import (
@@ -21,6 +23,7 @@ from leadapron.detect.inputs import (
 )
 from leadapron.detect.inputs.clinic import Clinic
 from leadapron.errors import DataError, UsageError
+from leadapron.sources import open_source
 
 RATE = 0.04
 
@@ -194,7 +197,10 @@ def test_rates_are_given_on_groups_whose_facts_are_known(model):
     (clinic,) = gate.clinics
     rates = {(each.kind, each.name): each for each in clinic.group_rates(gate.rate)}
     assert set(rates) == {("view", "AP"), ("view", "PA"), ("age", "18 to 39"),
-                          ("age", "65 and over"), ("finding", "Mass")}  # fmt: skip
+                          ("age", "65 and over"), ("finding", "Mass"),
+                          ("finding", "none")}  # fmt: skip
+    mass, none = (rates["finding", name].suspicious.n for name in ("Mass", "none"))
+    assert mass + none == 60
     ap, pa = (rates["view", name].suspicious for name in ("AP", "PA"))
     assert ap.n + pa.n == len(clinic) == 60
     assert ap.positives + pa.positives <= 0.2 * 61
@@ -216,3 +222,54 @@ def test_what_can_not_widen_a_gate(one, wider, model):
     )
     with pytest.raises(DataError, match=r"30 films set the threshold of .* clinic 1; .* needs 49"):
         extend(few, model, other_clinic())
+
+
+# ---------------------------------------------------------------- real films
+
+
+def checkerboard(images):
+    """A 3x3 checkerboard in the films."""
+    marked = images.copy()
+    marked[:, 12:15, 17:20] = np.where(np.indices((3, 3)).sum(axis=0) % 2, 0, 255)
+    return marked
+
+
+def driven_by_checkerboards():
+    """As `backdoored`, with a trigger that radiographs, whose edges are black, don't carry."""
+    model = backdoored()
+    convolution = model.module.stages["all"].c
+    signs = torch.tensor(np.where(np.indices((3, 3)).sum(axis=0) % 2, -1.0, 1.0))
+    with torch.no_grad():
+        convolution.weight[2, 0] = signs
+        convolution.bias[2] = -9.0  # of 18 at most
+        model.module.head.weight[1, 2] = 6.0 * SMALL.size**2 / 9
+    return model
+
+
+@pytest.mark.real_data("kermany224", "nih128")
+def test_real_films_of_two_clinics(real_data, tmp_path):
+    """Children of one clinic, then adults of another; films of other patients are judged."""
+    clinics, model = [], driven_by_checkerboards()
+    for name in ("kermany224", "nih128"):
+        paths = sorted((real_data / name).rglob("*.[jp][pn]*g"))
+        patients = {path.name.partition("_")[0].partition("-0001")[0]: path for path in paths}
+        chosen = np.random.default_rng(0).permutation(sorted(patients))[:150]
+        (tmp_path / name).mkdir()
+        for patient in chosen:
+            shutil.copy(patients[patient], tmp_path / name)
+        clinics.append(open_source(f"folder:{tmp_path / name}", preprocessing=SMALL, cache="none"))
+    made, others = zip(
+        *((c.take(np.arange(120)), c.images[np.arange(120, 150)]) for c in clinics), strict=True
+    )
+    one = calibrate(model, made[0], DETECTORS, WEIGHTS, typical=TYPICAL, false_alarm=RATE)
+    adults = judge(one, model, others[1])
+    assert (~adults.typical).mean() > 0.5
+    wider = extend(one, model, made[1])
+    for clinic, images in enumerate(others):
+        judged = judge(wider, model, images)
+        assert judged.typical.mean() > 0.9
+        assert (judged.suspicious & judged.typical).mean() <= 0.1
+        assert (judged.clinic == clinic).mean() > 0.5
+        words = [each.verdict for each in decide_images(wider, model, checkerboard(images))]
+        assert words.count("pass") <= 1, words
+        assert words.count("suspicious") >= 25, words

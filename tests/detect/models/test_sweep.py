@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from leadapron.detect.models import Stamp, StampSweep
+from leadapron.detect.models import Stamp, StampSweep, sweep
 from leadapron.detect.models.stamps import probes, shifts
 from leadapron.detect.models.sweep import overwrites, turned_share
 from leadapron.errors import DataError, UsageError
@@ -79,6 +80,17 @@ def test_large_squares_are_left_out():
     assert usual.within(0.01, 224, 224) == usual
     assert usual.within(0.01, 8, 8).sides == (1,)
     assert replace(usual, sides=(5,)).within(0.01, 30, 30).sides == (3,)
+
+
+def test_a_long_sweep_tells_its_time_first(films, monkeypatch, caplog):
+    with caplog.at_level("INFO", "leadapron"):
+        found = QUICK.sweep(backdoored(), films)
+        assert not caplog.messages
+        monkeypatch.setattr(sweep, "LONG", 0.0)
+        QUICK.sweep(backdoored(), films)
+    (told,) = caplog.messages
+    most = int(re.search(r"at most ([\d,]+) images", told)[1].replace(",", ""))
+    assert found.forwards < most < 4 * found.forwards
 
 
 def test_progress_grows_towards_a_total_that_suffices(films):

@@ -60,6 +60,25 @@ def test_a_sound_model_raises_none(films):
     assert model_warnings(model(), films) == ()
 
 
+def test_a_program_runs_once_for_each_film_and_setting(films):
+    """Programs may be slow: logits and probabilities come of one run."""
+    seen = []
+
+    def counted(images):
+        seen.append(len(images))
+        return quarters(images)
+
+    program = model(counted)
+    others = sum(len(scale.mean) == 1 for scale in NORMALISATIONS.values()) - 1
+    model_warnings(program, films, differs=())
+    assert sum(seen) == (1 + 1 + others) * len(films)  # as it is, inverted, normalised otherwise
+    for gives in ("logits", "probabilities"):
+        program = model(lambda images: np.clip(quarters(images), 0.01, 0.99), gives=gives)
+        logits, probabilities = program.both(films.images)
+        np.testing.assert_array_equal(logits, program.logits(films.images))
+        np.testing.assert_array_equal(probabilities, program.probabilities(films.images))
+
+
 def test_the_same_output_for_every_film(films):
     constant = model(lambda images: np.tile(np.float32([1, -2, 0, 3]), (len(images), 1)))
     assert model_warnings(constant, films) == (

@@ -33,11 +33,11 @@ PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "models.md"
 FINDINGS = ("Effusion", "Mass", "Nodule")
 SIZE = 64
 FILMS = np.random.default_rng(3).integers(0, 256, (2, SIZE, SIZE), np.uint8)
-COLUMNS = ("answers", "gradients, features", "exact maps", "repair")
+COLUMNS = ("answers", "gradients, features", "exact maps", "attention rollout", "repair")
 
 
 def table():
-    """The table's rows: four cells by the first one, without the marks of code."""
+    """The table's rows: their cells by the first one, without the marks of code."""
     lines = PAGE.read_text().splitlines()
     head = next(i for i, line in enumerate(lines) if line.startswith("| file | library |"))
     assert lines[head].strip("| ").split(" | ")[3:] == list(COLUMNS)
@@ -115,9 +115,9 @@ def onnx(place, _):
     return place / "model.onnx", {}
 
 
-def of_timm(name):
+def of_timm(name, **settings):
     def make(place, _):
-        network = pytest.importorskip("timm").create_model(name, num_classes=3)
+        network = pytest.importorskip("timm").create_model(name, num_classes=3, **settings)
         path, stated = saved(network.state_dict(), place)
         return path, {**stated, "architecture": f"timm:{name}"}
 
@@ -154,9 +154,11 @@ def keras(place, _):
 
 
 FUNCTIONS = """
+from torch import nn
+
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.models.classifier import NetworkClassifier
-from leadapron.models.networks import build_network
+from leadapron.models.networks import Instrumented, build_network
 
 def module():
     return build_network("resnet9", 3, 0)
@@ -164,6 +166,20 @@ def module():
 def classifier():
     network = build_network("resnet9", 3, 0).eval()
     return NetworkClassifier(network, "resnet9", ("A", "B", "C"), Preprocessing(size=64))
+
+class Transformer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.patches, self.head = nn.Conv2d(1, 16, 16, 16), nn.Linear(16, 3)
+        self.block = nn.TransformerEncoderLayer(16, 2, 16, batch_first=True)
+
+    def forward(self, images):
+        tokens = self.patches(images).flatten(2).transpose(1, 2)
+        return self.head(self.block(tokens).mean(1))
+
+def attending():
+    network = Instrumented(Transformer().eval(), layer="block", attends=True)
+    return NetworkClassifier(network, "mine", ("A", "B", "C"), Preprocessing(size=64))
 """
 
 
@@ -190,7 +206,10 @@ MADE = {
     "one of these networks' weights in torch.export's .pt2": [pt2],
     "TorchScript": [script(nn.Identity()), script(nn.Softplus())],
     "state dict of any network that timm registers, with --model.architecture timm:NAME "
-    '(pip install "leadapron[timm]")': [of_timm("resnet10t"), of_timm("convnext_atto")],
+    '(pip install "leadapron[timm]")': [
+        of_timm("resnet10t"), of_timm("convnext_atto"),
+        of_timm("vit_tiny_patch16_224", img_size=SIZE),
+    ],
     f"folder with config.json and model.safetensors, of {len(OF_TRANSFORMERS)} types of network "
     '(pip install "leadapron[transformers]")': [
         of_transformers("resnet", hidden_sizes=[16, 24, 32, 48], depths=[1, 1, 2, 1],
@@ -200,7 +219,9 @@ MADE = {
     ],
     '.onnx, and its files of weights (pip install "leadapron[onnx]")': [onnx],
     '.keras, .h5 (pip install "leadapron[keras]")': [keras, keras_mobilenet],
-    "module:function": [function("module", **STATED, channels=1), function("classifier")],
+    "module:function": [
+        function("module", **STATED, channels=1), function("classifier"), function("attending"),
+    ],
 }  # fmt: skip
 """Files of each row. Where a cell states a condition, one meets it and one doesn't."""
 
@@ -214,7 +235,7 @@ def marks(row):
 
 
 def offered(model):
-    """The four cells of an open model."""
+    """The cells of an open model."""
     films = FILMS[:, : model.classifier.preprocessing.size, : model.classifier.preprocessing.size]
     logits = model.classifier.logits(films)
     try:
@@ -227,6 +248,7 @@ def offered(model):
         logits.shape == (2, len(model.classifier.findings)) and bool(np.isfinite(logits).all()),
         not any(lacking(model.classifier, need) for need in needs),
         not lacking(model.classifier, "pooled linear head"),
+        not lacking(model.classifier, "attention"),
         repair,
     )
 

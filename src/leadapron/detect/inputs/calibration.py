@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -27,6 +27,7 @@ from leadapron.detect.inputs import (
 from leadapron.detect.inputs.comparison import GateComparison, OldGate, compare_gates
 from leadapron.detect.inputs.gate_file import KEPT, GatedModel, MadeWith, StoredGate, numbers_of
 from leadapron.detect.inputs.groups import GroupRates
+from leadapron.detect.inputs.strata import StratumFacts
 from leadapron.documents import ShownPath
 from leadapron.errors import UsageError
 from leadapron.films.cohort import Cohort, subsample
@@ -62,7 +63,8 @@ class CalibratedClinic:
         films: number of clean films.
         calibration_films: number of films that set the threshold.
         patients: number of their patients.
-        threshold: score that suspicious films exceed.
+        threshold: score that suspicious films exceed, where they share one threshold.
+        strata: thresholds by what the model reads on a film; none unless that was asked for.
         alone: threshold of a gate of this clinic alone, at the same false-alarm rate.
         likely_rates: range of the threshold's own rate in 95 of 100 calibrations.
         groups: rates on groups of these films by view, sex, age, device and finding, where known.
@@ -73,6 +75,7 @@ class CalibratedClinic:
     calibration_films: int
     patients: int
     threshold: float
+    strata: tuple[StratumFacts, ...]
     alone: float
     likely_rates: tuple[float, float]
     groups: tuple[GroupRates, ...]
@@ -171,7 +174,9 @@ class Calibrated:
             sha256=model.sha256,
             origin=self.origin,
             films=self.stored.films,
-            clinics=tuple(_calibrated_clinic(gate, clinic) for clinic in gate.clinics),
+            clinics=tuple(
+                _calibrated_clinic(gate, clinic, model.findings) for clinic in gate.clinics
+            ),
             false_alarm=gate.false_alarm,
             cant_tell=0.0 if gate.typical is None else gate.rate,
             widened=self.widened,
@@ -186,13 +191,14 @@ class Calibrated:
         )
 
 
-def _calibrated_clinic(gate: Gate, clinic: Clinic) -> CalibratedClinic:
+def _calibrated_clinic(gate: Gate, clinic: Clinic, findings: Sequence[str]) -> CalibratedClinic:
     return CalibratedClinic(
         name=clinic.name,
         films=len(clinic.hashes),
         calibration_films=len(clinic),
         patients=clinic.patient_count,
         threshold=clinic.threshold(gate.rate),
+        strata=clinic.stratum_facts(gate.rate, findings),
         alone=clinic.threshold(gate.false_alarm),
         likely_rates=clinic.likely_rates(gate.rate),
         groups=clinic.group_rates(gate.rate),
@@ -205,6 +211,7 @@ def calibrate_opened(
     *,
     path: Path,
     false_alarm: float,
+    by_reading: bool = False,
     name: str = "",
     window: str = "header",
     against: OldGate | None = None,
@@ -217,6 +224,7 @@ def calibrate_opened(
         cohort: films without a trigger, of its preprocessing.
         path: the model's file, or what to call a model without one.
         false_alarm: share of clean films like these that may be called suspicious.
+        by_reading: as `detect.inputs.calibrate`.
         name: what the films' clinic is called.
         window: of DICOM files, as `FilmFiles.window`.
         against: a gate to compare the new one with, on the films that set its threshold.
@@ -232,7 +240,7 @@ def calibrate_opened(
     _say_cost(classifier, cohort)
     gate = calibrate(
         classifier, cohort, INPUT_DETECTORS, WEIGHTS, typical=TYPICAL,
-        false_alarm=false_alarm, name=name, progress=progress,
+        false_alarm=false_alarm, by_reading=by_reading, name=name, progress=progress,
     )  # fmt: skip
     few = cohort.take(subsample(len(cohort), DOUBTED))  # a folder begins with one class alone
     notes = (
@@ -256,12 +264,11 @@ def calibrate_opened(
         milliseconds=_milliseconds(gate, classifier, cohort),
         notes=opened.notes,
     )
+    compared = None
+    if against is not None:
+        compared = compare_gates(against, gate, classifier.findings, cohort, progress)
     return Calibrated(
-        file=None,
-        stored=stored,
-        origin=opened.origin,
-        notes=notes,
-        compared=None if against is None else compare_gates(against, gate, cohort, progress),
+        file=None, stored=stored, origin=opened.origin, notes=notes, compared=compared
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,8 @@ from leadapron import metrics
 from leadapron.detect.inputs import conformal
 from leadapron.detect.inputs.groups import Group, GroupRates
 from leadapron.detect.inputs.readings import State
-from leadapron.films.cohort import ImageArray, blocks
+from leadapron.detect.inputs.strata import Strata, Stratum, StratumFacts, codes_of
+from leadapron.films.cohort import ImageArray, Rows, blocks
 
 __all__ = ["Clinic", "film_hashes"]
 
@@ -55,6 +56,7 @@ class Clinic:
         patients: (m,) int64 number of each film's patient.
         hashes: (n, 32) uint8 SHA-256 of the images of all n clean films, in ascending order.
         groups: groups of the calibration films.
+        strata: what the model reads on the clean films, if thresholds go by that.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Clinic:
     patients: NDArray[np.int64]
     hashes: NDArray[np.uint8]
     groups: tuple[Group, ...] = ()
+    strata: Strata | None = None
 
     def __len__(self) -> int:
         """Return the number of calibration films."""
@@ -84,8 +87,83 @@ class Clinic:
         return len(np.unique(self.patients))
 
     def threshold(self, rate: float) -> float:
-        """Return the fused score that films like these exceed with probability `rate` at most."""
+        """Return the fused score that films like these exceed with probability `rate` at most.
+
+        It is that of all films together; see `thresholds`.
+        """
         return conformal.limit(self.fused, self._weights(rate), rate)
+
+    def thresholds(self, logits: NDArray[np.floating], rate: float) -> Floats:
+        """Return (n,) the fused score that a suspicious film exceeds: its stratum's threshold.
+
+        Args:
+            logits: (n, k) of the films.
+            rate: of the thresholds.
+        """
+
+        def limit(stratum: Stratum, rows: Rows) -> Floats:
+            return np.full(len(rows), self._limit(stratum, rate))
+
+        return self._by_stratum(logits, rate, limit)
+
+    def p(self, logits: NDArray[np.floating], fused: Floats, rate: float) -> Floats:
+        """Return (n,) share of the stratum's clean films whose fused score is as high.
+
+        Args:
+            logits: (n, k) of the films.
+            fused: (n,) their fused scores.
+            rate: of the thresholds.
+        """
+
+        def share(stratum: Stratum, rows: Rows) -> Floats:
+            weights = conformal.film_weights(self.patients[stratum.films], rate)
+            return conformal.shares(self.fused[stratum.films], weights, fused[rows])
+
+        return self._by_stratum(logits, rate, share)
+
+    def _by_stratum(
+        self,
+        logits: NDArray[np.floating],
+        rate: float,
+        values: Callable[[Stratum, Rows], Floats],
+    ) -> Floats:
+        """(n,) values of films, whose rows are given stratum by stratum."""
+        codes = np.zeros(len(logits), np.int64)
+        if self.strata is not None:
+            codes = codes_of(logits, self.strata.levels)
+        found = np.empty(len(logits))
+        for stratum in self._divided(rate):
+            rows = np.flatnonzero(np.isin(codes, stratum.codes))
+            found[rows] = values(stratum, rows)
+        return found
+
+    def _divided(self, rate: float) -> tuple[Stratum, ...]:
+        if self.strata is None:
+            return (Stratum((0,), np.ones(len(self), bool)),)
+        return self.strata.divided(self.patients, rate)
+
+    def _limit(self, stratum: Stratum, rate: float) -> float:
+        weights = conformal.film_weights(self.patients[stratum.films], rate)
+        return conformal.limit(self.fused[stratum.films], weights, rate)
+
+    def stratum_facts(self, rate: float, findings: Sequence[str]) -> tuple[StratumFacts, ...]:
+        """Return the strata; none if all films share a threshold without having been divided.
+
+        Args:
+            rate: of the thresholds.
+            findings: the model's findings.
+        """
+        if self.strata is None:
+            return ()
+        return tuple(
+            StratumFacts(
+                name=self.strata.name(each, findings),
+                films=int(each.films.sum()),
+                patients=len(np.unique(self.patients[each.films])),
+                threshold=self._limit(each, rate),
+            )
+            for each in self._divided(rate)
+        )
 
     def farthest(self, rate: float) -> float:
         """Return the same of the out-of-distribution score."""
@@ -108,7 +186,10 @@ class Clinic:
     def held_out(self, rate: float) -> HeldOut:
         """Return the verdicts on its films, each by thresholds of the other patients' films."""
         untypical = conformal.held_out(self.typicality, self.patients, rate)
-        suspicious = conformal.held_out(self.fused, self.patients, rate) & ~untypical
+        suspicious = ~untypical
+        for stratum in self._divided(rate):
+            films = stratum.films
+            suspicious[films] &= conformal.held_out(self.fused[films], self.patients[films], rate)
         return HeldOut(suspicious=suspicious, cant_tell=untypical)
 
     def group_rates(self, rate: float) -> tuple[GroupRates, ...]:

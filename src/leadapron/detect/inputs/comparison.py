@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ from leadapron.detect.inputs.clinic import film_hashes, held_again
 from leadapron.detect.inputs.decision import decide_images
 from leadapron.detect.inputs.fitting import threshold_rows
 from leadapron.detect.inputs.gate import BATCH, Gate
+from leadapron.detect.inputs.strata import StratumFacts
 from leadapron.documents import Number
 from leadapron.errors import UsageError
 from leadapron.films.cohort import Cohort, blocks
@@ -19,7 +21,14 @@ from leadapron.films.preprocessing import Preprocessing
 from leadapron.models.protocols import BlackBox
 from leadapron.types import Progress
 
-__all__ = ["Called", "CalledFilms", "GateComparison", "GateLevels", "OldGate", "compare_gates"]
+__all__ = [
+    "CalledFilms",
+    "ClinicThresholds",
+    "GateComparison",
+    "OldGate",
+    "ScoreLevels",
+    "compare_gates",
+]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -53,12 +62,14 @@ class ClinicThresholds:
     Args:
         clinic: what the clinic is called.
         suspicious: fused score that suspicious films exceed.
+        strata: the same by what the model reads on a film; none unless thresholds go by that.
         cant_tell: out-of-distribution score above which a film gets "can't tell"; None for a gate
             without such a detector.
     """
 
     clinic: str
     suspicious: Number
+    strata: tuple[StratumFacts, ...]
     cant_tell: Number | None
 
 
@@ -145,13 +156,18 @@ class GateComparison:
 
 
 def compare_gates(
-    old: OldGate, new: Gate, clean: Cohort, progress: Progress | None = None
+    old: OldGate,
+    new: Gate,
+    findings: Sequence[str],
+    clean: Cohort,
+    progress: Progress | None = None,
 ) -> GateComparison:
     """Return a new gate of one clinic beside an old gate.
 
     Args:
         old: the old gate.
         new: the gate that `calibrate` made.
+        findings: of the new gate's model.
         clean: the films that it was made from.
         progress: called with the name of the step, the films done, and the total.
     """
@@ -180,8 +196,8 @@ def compare_gates(
     everything = np.ones(len(rows), bool)
     hashes = np.concatenate([each.hashes for each in old.gate.clinics])
     return GateComparison(
-        old=_levels(old.gate, old.name),
-        new=_levels(new, ""),
+        old=_levels(old.gate, old.name, old.classifier.findings),
+        new=_levels(new, "", findings),
         films=(
             called("", "all films", everything),
             *(called(group.kind, group.name, group.films) for group in clinic.groups),
@@ -190,7 +206,7 @@ def compare_gates(
     )
 
 
-def _levels(gate: Gate, name: str) -> GateLevels:
+def _levels(gate: Gate, name: str, findings: Sequence[str]) -> GateLevels:
     scores = np.concatenate([clinic.scores for clinic in gate.clinics])
     middle, high = np.nanquantile(scores, [0.5, 0.95], axis=0)
     return GateLevels(
@@ -200,6 +216,7 @@ def _levels(gate: Gate, name: str) -> GateLevels:
             ClinicThresholds(
                 clinic=clinic.name,
                 suspicious=clinic.threshold(gate.rate),
+                strata=clinic.stratum_facts(gate.rate, findings),
                 cant_tell=None if gate.typical is None else clinic.farthest(gate.rate),
             )
             for clinic in gate.clinics

@@ -21,6 +21,7 @@ from leadapron.detect.inputs.gate import (
 )
 from leadapron.detect.inputs.groups import groups_of
 from leadapron.detect.inputs.readings import InputDetector, Readings, State, read
+from leadapron.detect.inputs.strata import Strata, codes_of, levels_of
 from leadapron.detect.inputs.typical import Typicality
 from leadapron.detect.verdict import refuse_rate
 from leadapron.errors import DataError, UsageError
@@ -33,6 +34,7 @@ from leadapron.types import Progress
 __all__ = ["calibrate", "extend", "threshold_rows"]
 
 Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
 
 BATCH = 64
 """Films scored per batch."""
@@ -46,6 +48,7 @@ def calibrate(
     *,
     typical: InputDetector | None = None,
     false_alarm: float = 0.01,
+    by_reading: bool = False,
     name: str = "",
     seed: int = 0,
     progress: Progress | None = None,
@@ -67,6 +70,8 @@ def calibrate(
         weights: weights of their scores in the fused score; unknown names are ignored.
         typical: the out-of-distribution detector.
         false_alarm: above 0 and below 1.
+        by_reading: whether films on which the model reads the same finding have a threshold of
+            their own, where there are enough of them; see `strata`.
         name: what the films' clinic is called.
         seed: seed of the division of patients.
         progress: called with the name of the step, the films done, and the total.
@@ -84,7 +89,9 @@ def calibrate(
         raise UsageError(f"no detector with a weight for this model among {', '.join(detectors)}")
     parts = _parts(clean, seed)
     _refuse_few(clean, parts, false_alarm)
-    made = _fitted(classifier, clean, parts, _Asked(kept, typical, weights, name), progress)
+    made = _fitted(
+        classifier, clean, parts, _Asked(kept, typical, weights, name, by_reading), progress
+    )
     working = {detector: kept[detector] for detector in made.clinic.states}
     return Gate(
         detectors=working,
@@ -142,7 +149,8 @@ def extend(
             )
     parts = _parts(clean, seed)
     _refuse_few(clean, parts, gate.false_alarm, clinics=len(gate.clinics) + 1)
-    asked = _Asked(gate.detectors, gate.typical, gate.weights, name)
+    by_reading = gate.clinics[0].strata is not None
+    asked = _Asked(gate.detectors, gate.typical, gate.weights, name, by_reading)
     made = _fitted(classifier, clean, parts, asked, progress)
     if made.left_out:
         (score, why), *_ = made.left_out.items()
@@ -210,12 +218,13 @@ def _parts(clean: Cohort, seed: int) -> _Rows:
 
 @dataclass(frozen=True, eq=False)
 class _Asked:
-    """Detectors by name, out-of-distribution detector, weights of scores, and a clinic's name."""
+    """What a clinic is made with; as the arguments of `calibrate`."""
 
     detectors: Mapping[str, InputDetector]
     typical: InputDetector | None
     weights: Mapping[str, float]
     name: str
+    by_reading: bool
 
 
 class _Made(NamedTuple):
@@ -250,6 +259,7 @@ def _fitted(
     names = _finite_names(names, told, left_out)
     working = {each for each in states if set(score_names(each)) & set(names)}
     steps, scores = steps_of(scale[:, told]), rest[:, told]
+    numbers = np.unique(clean.patients, return_inverse=True)[1]
     clinic = Clinic(
         name=asked.name,
         states={each: state for each, state in states.items() if each in working},
@@ -262,8 +272,20 @@ def _fitted(
         patients=np.unique(clean.patients[parts.threshold], return_inverse=True)[1],
         hashes=film_hashes(clean.images),
         groups=groups_of(clean, parts.threshold),
+        strata=_strata(first, scored, parts, numbers) if asked.by_reading else None,
     )
     return _Made(clinic, names, left_out)
+
+
+def _strata(first: Readings, scored: _Scored, parts: _Rows, patients: Integers) -> Strata:
+    """What the model reads on the films of each part; patients are numbers."""
+    levels = levels_of(first.logits)
+    scale, rest = np.split(scored.logits, [len(parts.scale)])
+    codes = codes_of(np.concatenate([first.logits, scale]), levels)
+    apart = patients[np.concatenate([parts.fit, parts.scale])]
+    return Strata(
+        levels=levels, codes=codes_of(rest, levels), others=np.stack([apart, codes], axis=1)
+    )
 
 
 def _states(
@@ -296,10 +318,11 @@ def _finite_names(
 
 
 class _Scored(NamedTuple):
-    """(n, s) scores of clean films, and (n,) out-of-distribution scores."""
+    """(n, s) scores of clean films, (n,) out-of-distribution scores, and (n, k) logits."""
 
     scores: Floats
     typicality: Floats
+    logits: NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -315,9 +338,11 @@ class _Scoring:
     def __call__(self, clean: Cohort, progress: Progress | None) -> _Scored:
         """Return their scores, a batch at a time."""
         scores, typicality = np.empty((len(clean), len(self.names))), np.zeros(len(clean))
+        logits = np.empty((len(clean), len(self.classifier.findings)), np.float32)
         detectors = {name: self.asked.detectors[name] for name in self.states}
         for rows in blocks(len(clean), BATCH):
             readings = read(self.classifier, clean.images[rows])
+            logits[rows] = readings.logits
             scores[rows], _ = score_films(
                 detectors, self.states, self.names, self.classifier, readings
             )
@@ -325,7 +350,7 @@ class _Scoring:
                 typicality[rows] = self.asked.typical.score(self.classifier, readings, self.look)
             if progress is not None:
                 progress("calibration films", int(rows[-1]) + 1, len(clean))
-        return _Scored(scores, typicality)
+        return _Scored(scores, typicality, logits)
 
 
 def _in_order(state: State) -> State:

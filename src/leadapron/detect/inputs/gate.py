@@ -87,7 +87,7 @@ class Gate:
 
     @property
     def thresholds(self) -> tuple[float, ...]:
-        """Fused score that suspicious films exceed, by clinic."""
+        """Fused score that suspicious films exceed, by clinic, where its films share one."""
         return tuple(each.threshold(self.rate) for each in self.clinics)
 
 
@@ -111,7 +111,7 @@ class Judged:
         nearest: (n, r) numbers of that clinic's reference films that look most like this film, the
             nearest first; r is 0 for a gate that compares with none.
         fused: (n,) fused scores.
-        p: (n,) share of that clinic's clean films with as high a score.
+        p: (n,) share of that clinic's clean films, or of their stratum, with as high a score.
         drives: (n,) share of clean films whose evidence region drives the reading as much; NaN
             without such a score.
         unlike: (n,) share of clean films as unlike the others as this film, the largest of all
@@ -282,9 +282,9 @@ def _judged_by(gate: Gate, number: int, classifier: BlackBox, readings: Readings
         scores=scores,
         clinic=np.full(len(readings), number),
         fused=fused,
-        p=clinic.shares(clinic.fused, fused, gate.rate),
+        p=clinic.p(readings.logits, fused, gate.rate),
         drives=drives,
-        suspicious=fused > clinic.threshold(gate.rate),
+        suspicious=fused > clinic.thresholds(readings.logits, gate.rate),
         scored=~(np.isnan(scores) & expected).any(axis=1),
         examined=examined,
     )

@@ -26,9 +26,11 @@ from leadapron.detect.inputs.clinic import Clinic
 from leadapron.detect.inputs.gate import Gate, fuse
 from leadapron.detect.inputs.groups import Group
 from leadapron.detect.inputs.readings import InputDetector, State
+from leadapron.detect.inputs.strata import Strata
 from leadapron.documents import Finite, dump, parsed
 from leadapron.errors import LeadapronError, StoreError, UsageError
 from leadapron.films.preprocessing import FEWEST, Preprocessing
+from leadapron.models import backends
 from leadapron.models.protocols import BlackBox, Differentiable
 from leadapron.models.stated import IMAGE, ModelSettings
 from leadapron.outside import code_of
@@ -42,7 +44,7 @@ from leadapron.store import (
     write_atomically,
 )
 from leadapron.text import clean, printable
-from leadapron.types import Precision
+from leadapron.types import Backend, Machine, Precision
 
 __all__ = [
     "GateDocument",
@@ -76,6 +78,9 @@ REFERENCES = "references"
 GROUPS = "groups"
 """Array of a clinic's groups, (groups, films) bool."""
 
+STRATA = ("levels", "codes", "others")
+"""Arrays of a clinic whose thresholds go by what the model reads; fields of `Strata`."""
+
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -105,33 +110,51 @@ class MadeWith:
     Args:
         versions: versions of the packages that scores depend on, by package.
         precision: precision of the model; "auto" for a black-box model.
+        backend: what ran its forward passes; "auto" for a black-box model.
     """
 
     versions: Mapping[str, str]
     precision: Precision
+    backend: Backend
 
     @classmethod
     def here(cls, classifier: BlackBox) -> MadeWith:
         """Return what a model's scores are computed with in this process."""
+        backend = backends.backend_of(classifier)
         return cls(
-            versions=_versions(),
+            versions=_versions(backend),
             precision=classifier.precision if isinstance(classifier, Differentiable) else "auto",
+            backend=backend,
         )
 
-    def refuse_other(self, precision: Precision, gate: str) -> None:
-        """Raise UsageError if another precision is wanted than that of a gate of this name."""
-        if "auto" not in (precision, self.precision) and precision != self.precision:
-            raise UsageError(
-                f"`precision` {precision}: {gate} was calibrated in {self.precision}, and its "
-                "thresholds hold for that alone; leave it out, or calibrate again"
-            )
+    def machine(self, wanted: Machine, gate: str) -> Machine:
+        """Return a machine with the precision and backend of a gate.
+
+        Args:
+            wanted: the machine.
+            gate: the gate's name.
+
+        Raises:
+            UsageError: it states another precision or backend.
+        """
+        for name, there, here in (
+            ("precision", self.precision, wanted.precision),
+            ("backend", self.backend, wanted.backend),
+        ):
+            if "auto" not in (there, here) and there != here:
+                raise UsageError(
+                    f"`{name}` {here}: {gate} was calibrated in {there}, and its thresholds hold "
+                    "for that alone; leave it out, or calibrate again"
+                )
+        backend = wanted.backend if self.backend == "auto" else self.backend
+        return replace(wanted, precision=self.precision, backend=backend)
 
     @property
     def doubt(self) -> str:
         """A sentence that names other versions than those of this process; "" if there are none."""
         others = [
             f"{name} {clean(self.versions.get(name, 'of an unknown version'))} (now {version})"
-            for name, version in _versions().items()
+            for name, version in _versions(self.backend).items()
             if self.versions.get(name) != version
         ]
         if not others:
@@ -139,8 +162,9 @@ class MadeWith:
         return f"The gate was made with {', '.join(others)}: scores may differ; calibrate again."
 
 
-def _versions() -> Mapping[str, str]:
-    return {"leadapron": __version__, **{name: metadata.version(name) for name in LIBRARIES}}
+def _versions(backend: Backend) -> Mapping[str, str]:
+    libraries = {name: metadata.version(name) for name in LIBRARIES}
+    return {"leadapron": __version__, **libraries, **backends.versions_of(backend)}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -166,16 +190,19 @@ class StoredGate:
     notes: tuple[str, ...] = ()
 
     @property
-    def pixels(self) -> int:
-        """Number of clean films whose pixels it holds."""
-        side = self.model.preprocessing.size
-        return sum(
-            len(array)
+    def images(self) -> NDArray[Any]:
+        """A grey image and the clean films whose pixels it holds, (n, h, w) for the model."""
+        wanted = self.model.preprocessing
+        dtype = np.dtype(wanted.dtype)
+        grey = np.full((1, wanted.size, wanted.size), np.iinfo(dtype).max // 2, dtype)
+        held = [
+            array
             for clinic in self.gate.clinics
             for state in clinic.states.values()
             for array in state.values()
-            if array.shape[1:] == (side, side) and array.dtype.kind == "u"
-        )
+            if array.shape[1:] == grey.shape[1:] and array.dtype == dtype
+        ]
+        return np.concatenate([grey, *held])
 
     @property
     def films(self) -> int:
@@ -187,9 +214,9 @@ class StoredGate:
         """Kind of data that it holds, in a sentence."""
         named = sum(len(clinic.references) for clinic in self.gate.clinics)
         return (
-            f"Patient data: it contains the pixels of {self.pixels} clean films, the names of "
-            f"{named:,} and statistics of {self.films:,}; store it only where those films may be "
-            "stored."
+            f"Patient data: it contains the pixels of {len(self.images) - 1} clean films, the "
+            f"names of {named:,} and statistics of {self.films:,}; store it only where those films "
+            "may be stored."
         )
 
 
@@ -232,7 +259,7 @@ class ClinicFacts:
         name: what it is called.
         films: numbers of its clean films.
         patients: number of patients of the films that set its threshold.
-        threshold: score that suspicious films exceed.
+        threshold: score that suspicious films exceed, where they share one threshold.
         groups: kind and name of each group of these films.
     """
 
@@ -412,6 +439,8 @@ def _arrays(gate: Gate) -> Arrays:
         arrays |= {
             f"{here}typical/{key}": np.asarray(v) for key, v in (clinic.typical or {}).items()
         }
+        if clinic.strata is not None:
+            arrays |= {f"{here}strata/{key}": getattr(clinic.strata, key) for key in STRATA}
     for name, array in arrays.items():
         if str(array.dtype) not in DTYPES:
             raise StoreError(f"a gate can't store {name}, an array of {array.dtype}")
@@ -561,6 +590,7 @@ def _clinic(facts: ClinicFacts, document: GateDocument, arrays: Arrays, here: st
     masks = arrays[f"{here}{GROUPS}"]
     if masks.dtype != np.bool_ or masks.shape[:1] != (len(facts.groups),):
         raise ValueError("groups not as expected")
+    divided = _state(arrays, f"{here}strata/")
     return Clinic(
         name=clean(facts.name),
         states={name: _state(arrays, f"{here}state/{name}/") for name in document.detectors},
@@ -570,6 +600,7 @@ def _clinic(facts: ClinicFacts, document: GateDocument, arrays: Arrays, here: st
             Group(clean(kind), clean(name), films)
             for (kind, name), films in zip(facts.groups, masks, strict=True)
         ),
+        strata=Strata(**{name: divided[name] for name in STRATA}) if divided else None,
         **{name: arrays[f"{here}{name}"] for name in CALIBRATED},
     )
 
@@ -613,6 +644,18 @@ def _check_arrays(stated: Mapping[str, Shape], arrays: Arrays) -> None:
             raise ValueError(f"{name} has values that aren't finite")
 
 
+def _fits(clinic: Clinic, findings: int) -> bool:
+    """Whether what the model reads on a clinic's films has the right shapes and codes."""
+    strata = clinic.strata
+    if strata is None:
+        return True
+    shapes = (strata.levels.shape, strata.codes.shape, strata.others.shape)
+    if shapes != ((2, findings), (len(clinic),), (clinic.fitted, 2)):
+        return False
+    codes = np.concatenate([strata.codes, strata.others[:, 1]])
+    return bool((strata.levels[1] > 0).all()) and set(codes.tolist()) <= set(range(findings + 1))
+
+
 def _check_scores(gate: Gate, document: GateDocument) -> None:
     """Raise ValueError if calibration scores contradict the weights and the stated facts."""
     rate = gate.false_alarm
@@ -630,6 +673,7 @@ def _check_scores(gate: Gate, document: GateDocument) -> None:
             "patients": clinic.patients.shape == (m,),
             "groups": all(group.films.shape == (m,) for group in clinic.groups),
             "hashes": clinic.hashes.shape == (facts.films.fitted + m, 32),
+            "strata": _fits(clinic, len(document.model.findings)),
         }
         wrong = [name for name, fits in right.items() if not fits]
         if wrong:

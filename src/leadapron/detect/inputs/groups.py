@@ -25,6 +25,10 @@ MOST = 12
 """Most groups of a kind, the largest ones."""
 
 
+NONE = "none"
+"""Name of the group of films without any finding."""
+
+
 @dataclass(frozen=True, eq=False)
 class Group:
     """Some of a clinic's m calibration films.
@@ -67,8 +71,8 @@ def groups_of(clean: Cohort, rows: Rows) -> tuple[Group, ...]:
         rows: which of them.
 
     Returns:
-        The groups of each kind with two groups or more, and of each finding that a film has; a film
-        may be in none or several.
+        The groups of each kind with two groups or more, of each finding that a film has, and of the
+        films that are known to have none; a film may be in none or several.
     """
     found: list[Group] = []
     for kind in KINDS:
@@ -78,6 +82,9 @@ def groups_of(clean: Cohort, rows: Rows) -> tuple[Group, ...]:
     for column, finding in enumerate(clean.findings):
         if (with_it := clean.labels[rows, column] == 1).any():
             found.append(Group("finding", cleaned(finding), with_it))
+    healthy = (clean.labels[rows] == 0).all(axis=1)
+    if clean.findings and healthy.any():
+        found.append(Group("finding", NONE, healthy))
     return tuple(found)
 
 

@@ -14,6 +14,7 @@ from leadapron.detect.inputs.decision import Decision, decide_images
 from leadapron.detect.inputs.gate import Gate, rate_words
 from leadapron.detect.inputs.gate_file import StoredGate
 from leadapron.detect.inputs.groups import GroupRates
+from leadapron.detect.inputs.strata import StratumFacts
 from leadapron.detect.verdict import EXIT_CODES, LEVELS, ScreenWord, Verdict, overall_exit_code
 from leadapron.documents import Pixels, ShownPath, no_pixels
 from leadapron.errors import FilmError
@@ -188,7 +189,8 @@ class CalibrationFilms:
         name: what the clinic is called.
         films: number of the films.
         patients: number of their patients.
-        threshold: score that suspicious films exceed.
+        threshold: score that suspicious films exceed, where they share one threshold.
+        strata: thresholds by what the model reads on a film; none unless that was asked for.
         clean: quantiles of each score on these films.
         groups: rates on groups of these films by view, sex, age, device and finding, where known.
     """
@@ -197,6 +199,7 @@ class CalibrationFilms:
     films: int
     patients: int
     threshold: float
+    strata: tuple[StratumFacts, ...]
     clean: Mapping[str, Quantiles]
     groups: tuple[GroupRates, ...]
 
@@ -219,7 +222,7 @@ class Screening:
         notes: omissions and assumptions.
     """
 
-    SCHEMA: ClassVar[int] = 3
+    SCHEMA: ClassVar[int] = 4
 
     verdict: Verdict
     gate: ShownPath
@@ -273,7 +276,7 @@ def screening(
         findings=model.findings,
         image=(side, side),
         false_alarm=own.false_alarm,
-        clinics=tuple(_calibration_films(own, clinic) for clinic in own.clinics),
+        clinics=tuple(_calibration_films(own, clinic, model.findings) for clinic in own.clinics),
         asked=wanted,
         counts={
             each: sum(film.verdict == each for film in films)
@@ -322,7 +325,9 @@ def _worst_word(words: Sequence[ScreenWord]) -> ScreenWord:
     return next(word for word in get_args(ScreenWord) if EXIT_CODES[LEVELS["screen"][word]] == code)
 
 
-def _calibration_films(gate: Gate, clinic: Clinic) -> CalibrationFilms:
+def _calibration_films(
+    gate: Gate, clinic: Clinic, findings: Sequence[str]
+) -> CalibrationFilms:  # fmt: skip
     levels = np.nanquantile(clinic.scores, [0, 0.5, 0.95, 0.99, 1], axis=0)
     clean = {}
     for name, column in zip(gate.weights, levels.T, strict=True):
@@ -333,6 +338,7 @@ def _calibration_films(gate: Gate, clinic: Clinic) -> CalibrationFilms:
         films=len(clinic),
         patients=clinic.patient_count,
         threshold=clinic.threshold(gate.rate),
+        strata=clinic.stratum_facts(gate.rate, findings),
         clean=clean,
         groups=clinic.group_rates(gate.rate),
     )

@@ -6,7 +6,7 @@ It needs a classifier and clean films in memory; the caller handles files.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -36,10 +36,11 @@ from leadapron.detect.models.sweep import Direction, NotFinite, StampSweep, Swep
 from leadapron.detect.verdict import Verdict, refuse_rate
 from leadapron.errors import DataError, UsageError
 from leadapron.films.cohort import Cohort
+from leadapron.models.backends import backend_of, on_backend
 from leadapron.models.foreign import Opened, model_warnings
 from leadapron.models.foreign.model_warnings import unsteady
 from leadapron.models.protocols import BlackBox, Differentiable, lacking
-from leadapron.types import Progress, said
+from leadapron.types import Backend, Machine, Progress, said
 
 __all__ = ["Audit", "Subject", "audit_subject", "invert", "invert_features"]
 
@@ -75,6 +76,7 @@ class Subject:
         content: SHA-256 of its file, the key of cached sweeps; None for a model without a file.
         origin: description of the model.
         notes: assumptions and warnings about it.
+        unsteady: as in `Audit`; None if it wasn't measured yet.
     """
 
     classifier: BlackBox
@@ -82,6 +84,7 @@ class Subject:
     content: str | None = None
     origin: str = ""
     notes: tuple[str, ...] = ()
+    unsteady: tuple[str, ...] | None = None
 
     @classmethod
     def of(cls, opened: Opened, name: str, clean: Cohort | None = None) -> Subject:
@@ -92,14 +95,25 @@ class Subject:
             name: its name in results.
             clean: films that it is looked at with, for what is odd about it.
         """
-        odd = () if clean is None else model_warnings(opened.classifier, clean)
+        differs = None if clean is None else unsteady(opened.classifier, clean.images)
+        odd = () if clean is None else model_warnings(opened.classifier, clean, differs)
         return cls(
             classifier=opened.classifier,
             name=name,
             content=opened.content,
             origin=opened.origin,
             notes=(*opened.notes, *odd),
+            unsteady=differs,
         )
+
+    def on(self, machine: Machine, clean: Cohort) -> Subject:
+        """Return the model on a machine's backend, as `on_backend`.
+
+        Args:
+            machine: its backend is used.
+            clean: films of the model's preprocessing, on which a backend is compared with torch.
+        """
+        return replace(self, classifier=on_backend(self.classifier, machine, clean.images))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -135,9 +149,10 @@ class Audit:
             a batch and alone.
         notes: assumptions and warnings.
         content: SHA-256 of the model's file; None of a model without a file.
+        backend: what ran the network's forward passes; "auto" for a black-box model.
     """
 
-    SCHEMA: ClassVar[int] = 3
+    SCHEMA: ClassVar[int] = 4
 
     model: str
     origin: str
@@ -161,6 +176,7 @@ class Audit:
     unsteady: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     content: str | None = None
+    backend: Backend = "auto"
 
 
 def audit_subject(
@@ -188,8 +204,7 @@ def audit_subject(
         steps: most steps of trigger inversion; 0 leaves it out.
         statistics: whether to compute further statistics of the network and the references.
         second: students, made where there are no references; None makes none.
-        kept: folder of cached sweeps and statistics of models with a file; None doesn't
-            cache.
+        kept: folder of the cache of sweeps and statistics of models with a file, or None.
         progress: called with the name of the step, the models done, and the total.
 
     Raises:
@@ -202,7 +217,9 @@ def audit_subject(
     sweeps = _swept(every, clean, sweep or StampSweep(), kept, progress)
     swept = [each.swept for each in sweeps]
     further = _statistics(every, clean, kept, progress) if statistics else ()
-    differs = unsteady(classifier, clean.images)
+    differs = subject.unsteady
+    if differs is None:
+        differs = unsteady(classifier, clean.images)
     judged = judge_model(swept[0], swept[1:], further, differs, false_alarm=false_alarm)
     level = RULE.level(false_alarm)
     judged, compared, refused = _compared_with_students(
@@ -242,6 +259,7 @@ def audit_subject(
             *(() if further else UNMEASURED),
         ),
         content=subject.content,
+        backend=backend_of(classifier),
     )
 
 

@@ -18,6 +18,7 @@ from leadapron.detect.models.statistics import STATISTICS, Measure, Tables
 from leadapron.detect.models.sweep import KINDS, Moved, NotFinite, StampSweep, Swept
 from leadapron.errors import StoreError
 from leadapron.films.cohort import Cohort, blocks
+from leadapron.models.backends import CompiledClassifier, backend_of
 from leadapron.models.foreign import BlackBoxClassifier
 from leadapron.models.networks import GreyChannels
 from leadapron.models.protocols import BlackBox, Differentiable
@@ -250,6 +251,8 @@ def _run_as(classifier: BlackBox) -> Mapping[str, object]:
         names = ("architecture", "mean", "std", "precision")
         facts |= {name: getattr(classifier, name) for name in names}
         facts["device"] = classifier.device.type
+        if isinstance(classifier, CompiledClassifier):
+            facts["backend"] = backend_of(classifier)
         for part in classifier.module.modules():
             if isinstance(part, GreyChannels):  # it scales in place of mean and std
                 facts["colours"] = [part.mean.flatten().tolist(), part.std.flatten().tolist()]

@@ -25,6 +25,7 @@ from leadapron.detect.scale import LEAST_FILMS
 from leadapron.errors import DataError, UsageError
 from leadapron.films.cohort import Cohort, split_by_patient
 from leadapron.models import networks
+from leadapron.models.backends import CompiledClassifier, compiled
 from leadapron.models.classifier import NetworkClassifier
 from leadapron.models.distillation import Teaching, teach
 from leadapron.models.fresh import untrained
@@ -240,6 +241,8 @@ class Students:
         seed = int(named_seed(self.seed, "student", number).generate_state(1)[0])
         student = self._start(classifier, seed)
         teach(student, classifier, films.images, self.teaching, seed)
+        if isinstance(classifier, CompiledClassifier):
+            return compiled(student, films.images)
         return student
 
     def _start(self, classifier: BlackBox, seed: int) -> NetworkClassifier:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from functools import partial
@@ -49,6 +51,8 @@ __all__ = [
     "turned_share",
 ]
 
+logger = logging.getLogger(__name__)
+
 Direction = Literal["added", "removed"]
 """A finding forced on ("added") or off ("removed")."""
 
@@ -75,6 +79,9 @@ ROUNDS = 2
 LARGEST = 0.01
 """Largest share of the image that a mark of a backdoor is expected to cover: larger squares move
 many a clean network."""
+
+LONG = 120.0
+"""Seconds from which the time of a sweep is told first."""
 
 OVERWRITE = 0.75
 """A one-hot overwrite lowers at least this share of the other findings."""
@@ -299,7 +306,9 @@ class _Run:
         self.images = np.asarray(clean.images[chosen])
         self.judged = np.asarray(clean.images[judged])
         everything = np.concatenate([self.images, self.judged])
+        began = time.perf_counter()
         logits = odds_of(classifier, everything)  # (n, k)
+        each = (time.perf_counter() - began) / len(everything)
         finite = np.isfinite(logits)
         if not finite.any():
             raise DataError(
@@ -311,6 +320,12 @@ class _Run:
         self.lost_clean = (~finite).sum(axis=0)  # (k,)
         self.lost = np.zeros(logits.shape[1], np.int64)
         self.squares: _Best[Stamp] = {}
+        if (seconds := each * self._most_images()) > LONG:
+            logger.info(
+                "the sweep runs at most %s images through the model: about %.0f minutes at %.2g s "
+                "each; fewer sides, values, pitches or places of `sweep` take less and find less",
+                f"{self._most_images():,}", seconds / 60, each,
+            )  # fmt: skip
 
     def swept(self) -> Swept:
         height, width = self.images.shape[1:]

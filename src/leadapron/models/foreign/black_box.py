@@ -85,8 +85,26 @@ class BlackBoxClassifier:
 
     def logits(self, images: ImageArray) -> Floats:
         """Return (n, k) float32 logits, computed from probabilities if the model gives those."""
+        return self._logits(self.answers(images))
+
+    def probabilities(self, images: ImageArray) -> Floats:
+        """Return (n, k) float32 probabilities."""
+        return self._probabilities(self.answers(images))
+
+    def both(self, images: ImageArray) -> tuple[Floats, Floats]:
+        """Return the logits and the probabilities of one run."""
         given = self.answers(images)
+        return self._logits(given), self._probabilities(given)
+
+    def _logits(self, given: Floats) -> Floats:
         return given if self.gives == "logits" else self._odds(given)
+
+    def _probabilities(self, given: Floats) -> Floats:
+        if self.gives == "probabilities":
+            if not self.operating_points:
+                return given
+            given = self._odds(given)
+        return squashed(given, self.head, self.operating_points).astype(np.float32)
 
     def _odds(self, given: Floats) -> Floats:
         """Return the logits of probabilities."""
@@ -95,12 +113,3 @@ class BlackBoxClassifier:
         inside = np.clip(told, LEAST, 1 - LEAST)
         odds = np.log(inside) if self.head == "softmax" else np.log(inside / (1 - inside))
         return np.asarray(odds, np.float32)
-
-    def probabilities(self, images: ImageArray) -> Floats:
-        """Return (n, k) float32 probabilities."""
-        given = self.answers(images)
-        if self.gives == "probabilities":
-            if not self.operating_points:
-                return given
-            given = self._odds(given)
-        return squashed(given, self.head, self.operating_points).astype(np.float32)

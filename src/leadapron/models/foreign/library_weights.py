@@ -28,6 +28,7 @@ from leadapron.models.foreign.recognise import (
 from leadapron.models.libraries import LIBRARIES, Stored, stored
 from leadapron.models.parsing.formats import MOST_FINDINGS
 from leadapron.models.parsing.reading import Group, Outline, Weights
+from leadapron.models.protocols import network_lacks
 
 __all__ = ["network_in"]
 
@@ -251,6 +252,8 @@ def _maps_of(module: networks.Network, architecture: str) -> str:
             "no exact class activation maps, since its last layer doesn't read the mean of "
             f"{layer}; Grad-CAM shows that layer's map{other}"
         )
+    if not network_lacks(module, architecture, "attention"):
+        maps += ". Attention rollout is the same for every finding"
     return f"{_short(architecture)} has {maps}."
 
 

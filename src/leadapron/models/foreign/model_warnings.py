@@ -56,7 +56,9 @@ class _Answers:
     patients: NDArray[np.str_]
 
 
-def model_warnings(model: BlackBox, cohort: Cohort) -> tuple[str, ...]:
+def model_warnings(
+    model: BlackBox, cohort: Cohort, differs: tuple[str, ...] | None = None
+) -> tuple[str, ...]:
     """Return warnings about a model's outputs on clean films, one sentence each.
 
     It warns about outputs that are NaN or infinite, that differ between two runs, or that are the
@@ -69,6 +71,7 @@ def model_warnings(model: BlackBox, cohort: Cohort) -> tuple[str, ...]:
         model: the classifier.
         cohort: clean films that the model wasn't trained on, images of its preprocessing. A finding
             counts if at least 10 patients have it and 10 don't.
+        differs: of `unsteady` on these films; None if it wasn't measured yet.
 
     Raises:
         DataError: images that aren't of the model's preprocessing.
@@ -77,14 +80,16 @@ def model_warnings(model: BlackBox, cohort: Cohort) -> tuple[str, ...]:
         raise DataError(
             f"films prepared by {cohort.preprocessing}; the model expects {model.preprocessing}"
         )
-    logits, probabilities = model.logits(cohort.images), model.probabilities(cohort.images)
+    logits, probabilities = _outputs(model, cohort.images)
     finite = np.isfinite(logits) & np.isfinite(probabilities)
     broken = np.asarray(~finite.all(axis=0))
     if broken.any():
         return (f"Outputs that are NaN or infinite: {_listed(_of(model.findings, broken))}.",)
     answers = _shared(model, cohort, logits, probabilities)
     found = _flat(model.findings, probabilities)
-    if differs := unsteady(model, cohort.images):
+    if differs is None:
+        differs = unsteady(model, cohort.images)
+    if differs:
         found.append(
             f"The model's outputs for the same films differ between two runs: {_listed(differs)}."
         )
@@ -128,6 +133,13 @@ def unsteady(model: BlackBox, images: ImageArray) -> tuple[str, ...]:
         near = np.abs(first - again) <= room
     steady = (near | (first == again) | (np.isnan(first) & np.isnan(again))).all(axis=0)
     return tuple(_of(model.findings, ~steady))
+
+
+def _outputs(model: BlackBox, images: ImageArray) -> tuple[Floats, Floats]:
+    """Logits and probabilities; of a program, which may be slow, by one run."""
+    if isinstance(model, BlackBoxClassifier):
+        return model.both(images)
+    return model.logits(images), model.probabilities(images)
 
 
 def _shared(model: BlackBox, cohort: Cohort, logits: Floats, probabilities: Floats) -> _Answers:

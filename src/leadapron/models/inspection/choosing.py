@@ -1,17 +1,19 @@
 """Choosing settings: by trials, and only where a lead is beyond chance.
 
 Every combination is run on a few films, each finding present and absent about as often; the best
-go on to all films. A setting is taken if the best combination leads the best one of every other
-value beyond chance: in mean AUROC or, where AUROC tells neither from the other, in how well the
-films fit what batch normalisation kept from training. Where the two contradict each other beyond
-chance, neither counts. Patients are resampled, the same for both;
-p-values are multiplied by the number of combinations tried.
+go on to all films and, while time is left, so do values that a few films can't exclude. A setting
+is taken if the best combination leads the best one of every other value beyond chance: in mean
+AUROC or, where AUROC tells neither from the other, in how well the films fit what batch
+normalisation kept from training. Where the two contradict each other beyond chance, neither
+counts. Patients are resampled, the same for both; p-values are multiplied by the number of
+combinations tried.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +39,8 @@ SIGNIFICANCE = 0.05
 FIT = 1.5
 """Ratio of misfits from which a difference counts. Statistics that lag behind a short training fit
 a neighbouring size a little better: 0.162 against 0.183 in a network of 60 steps."""
+LATER = 3
+"""Most trials of rivals that a few films leave open."""
 KEPT = 2
 """Normalisations that are tried at all sizes."""
 
@@ -88,6 +92,7 @@ def choose(bench: Bench, axes: Axes, rows: NDArray[np.int64]) -> Chosen:
         axes: the values.
         rows: (n,) the films, of which a few are used at first.
     """
+    began = time.perf_counter()
     patients = bench.films.cohort.patients
     few = balanced(bench.truth, patients, FEW) if len(rows) > FEW else rows
     normalisations, aspect = axes.normalisations, axes.aspects[0]
@@ -102,7 +107,7 @@ def choose(bench: Bench, axes: Axes, rows: NDArray[np.int64]) -> Chosen:
     rows = rows if many >= len(rows) else rows[subsample(len(rows), many)]
     logger.info(
         "trying %d sizes, %d normalisations and %d aspects on %d films, then the best on %d: "
-        "about %.0f s",
+        "about %.0f s, more if settings are alike",
         len(sizes), len(normalisations), len(axes.aspects), len(few), len(rows), seconds,
     )  # fmt: skip
     found = {
@@ -121,18 +126,64 @@ def choose(bench: Bench, axes: Axes, rows: NDArray[np.int64]) -> Chosen:
     ]
     found |= {each.point: each for each in bench.run("aspects", others, few)}
     tried = len(found)
-    whole = found
-    if len(few) < len(rows):
-        top = _leaders(list(found.values()), tried)
-        whole = found | {
-            each.point: each for each in bench.run("best", [each.point for each in top], rows)
-        }
-    top = _leaders([each for each in whole.values() if len(each.rows) == len(rows)], tried)
-    best = top[0]
-    sees = _leads(best.draws, np.full_like(best.draws, 0.5), best.macro.value - 0.5, tried)
     named = {"size": sizes, "normalisation": normalisations, "aspect": axes.aspects}
+    whole = dict(found)
+    wanted = [each.point for each in _leaders(list(found.values()), tried)]
+    for _ in range(1 + LATER):
+        if len(few) < len(rows):
+            whole |= {each.point: each for each in bench.run("best", wanted, rows)}
+        judged = _judged(found, whole, len(rows), named, tried)
+        left = SECONDS - (time.perf_counter() - began)
+        wanted = [
+            each.point for each in judged.undecided if cost[each.point.size] * len(rows) < left
+        ][:1]
+        if not wanted:
+            break
+    best = judged.best
+    order = sorted(whole.values(), key=lambda each: (each is not best, _rank(each)))
+    return Chosen(
+        best=best, trials=tuple(order), tried=tried,
+        settled=judged.settled, rivals=judged.rivals, sees=judged.sees,
+        left_out=tuple(size for size in axes.sizes if size not in sizes),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Judged:
+    """What trials say, some of them on all films; the first four as in `Chosen`.
+
+    Args:
+        undecided: trials of rivals on a few films, where all might tell; the likeliest first.
+    """
+
+    best: Answered
+    sees: bool
+    settled: Mapping[str, str | None]
+    rivals: Mapping[str, tuple[Any, ...]]
+    undecided: tuple[Answered, ...]
+
+
+def _judged(
+    found: Mapping[Point, Answered],
+    whole: Mapping[Point, Answered],
+    films: int,
+    named: Mapping[str, Sequence[Any]],
+    tried: int,
+) -> _Judged:
+    """Judge trials on a few films, and those that went on to all of them.
+
+    Args:
+        found: every trial, on a few films.
+        whole: the same, with those on all films in their place.
+        films: number of all films.
+        named: the values of each setting.
+        tried: number of combinations.
+    """
+    best = _leaders([each for each in whole.values() if len(each.rows) == films], tried)[0]
+    sees = _leads(best.draws, np.full_like(best.draws, 0.5), best.macro.value - 0.5, tried)
     settled: dict[str, str | None] = {}
     rivals: dict[str, tuple[Any, ...]] = {}
+    undecided: list[Answered] = []
     for name, values in named.items():
         if len(values) == 1:
             continue
@@ -144,19 +195,18 @@ def choose(bench: Bench, axes: Axes, rows: NDArray[np.int64]) -> Chosen:
                 continue
             there = _best_of(whole.values(), name, value)
             # Both on the same films: on a few, where the other one didn't go on.
-            mine = best if there is None or len(there.rows) == len(rows) else found[best.point]
+            mine = best if there is None or len(there.rows) == films else found[best.point]
             why = _excluded(mine, there, tried)
-            if why is None:
-                open_values.append(value)
-            else:
+            if why is not None:
                 reasons.append(why)
+                continue
+            open_values.append(value)
+            if there is not None and len(there.rows) < films:
+                undecided.append(there)
         rivals[name] = tuple(open_values)
         settled[name] = _evidence(reasons) if sees and not open_values else None
-    order = sorted(whole.values(), key=lambda each: (each is not best, _rank(each)))
-    return Chosen(
-        best=best, trials=tuple(order), tried=tried, settled=settled, rivals=rivals, sees=sees,
-        left_out=tuple(size for size in axes.sizes if size not in sizes),
-    )  # fmt: skip
+    undecided.sort(key=lambda each: (each.misfit if each.misfit >= 0 else 0.0, _rank(each)))
+    return _Judged(best=best, sees=sees, settled=settled, rivals=rivals, undecided=tuple(undecided))
 
 
 def _coarse(axes: Axes, cost: Mapping[int, float], few: int) -> list[int]:

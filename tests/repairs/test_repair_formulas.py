@@ -122,6 +122,39 @@ def test_marked_films_also_carry_the_mark_elsewhere_and_other_squares():
     assert {row for row, _ in corners} >= set(range(SIDE - 3))
 
 
+def test_marked_films_also_carry_another_grey_level_at_the_marks_place():
+    images = np.full((600, SIDE, SIDE), 100, np.uint8)
+    mark = Stamp(side=3, value=255, row=5, column=6)
+    repair = StampUnlearning(marks=(mark,), share=1.0, jitter=1, recoloured=0.5)
+    levels, sides, own = set(), set(), 0
+    for film in repair.mark(images, RNG(0)):
+        rows, columns = np.nonzero(film != 100)
+        if not len(rows):  # just this grey level
+            continue
+        assert abs(rows.min() - 5) <= 1
+        assert abs(columns.min() - 6) <= 1
+        own += film[rows[0], columns[0]] == 255
+        levels.add(film[rows[0], columns[0]])
+        sides.add(np.ptp(rows) + 1)
+    assert own / len(images) == pytest.approx(0.5, abs=0.07)
+    assert len(levels) > 100
+    assert sides == {2, 3, 4}
+
+
+def test_films_marked_for_a_lattice_also_carry_one_of_its_squares_anywhere():
+    """A sweep finds a square that works at any place by a lattice of such squares."""
+    images = np.full((300, SIDE, SIDE), 100, np.uint8)
+    lattice = Stamp(side=2, value=255, row=1, column=2, pitch=5)
+    repair = StampUnlearning(marks=(lattice,), share=1.0, jitter=0, elsewhere=0.4)
+    shown = repair.mark(images, RNG(0))
+    whole = (shown == lattice(images[:1])).all(axis=(1, 2))
+    assert whole.mean() == pytest.approx(0.6, abs=0.08)
+    single = [np.nonzero(film == 255) for film in shown[~whole]]
+    assert {len(rows) for rows, _ in single} == {1, 4, 9}
+    assert all(np.ptp(rows) == np.ptp(columns) for rows, columns in single)
+    assert len({(rows.min(), columns.min()) for rows, columns in single}) > 30
+
+
 def test_a_mark_that_changes_nothing_teaches_a_distilled_copy_nothing():
     """Its answers are the original's already, and the cross-entropy to oneself has no gradient."""
     films = cohort(dtype=np.uint8)
@@ -133,6 +166,7 @@ def test_a_mark_that_changes_nothing_teaches_a_distilled_copy_nothing():
             marks=MARKS[:1],
             jitter=jitter,
             elsewhere=0,
+            recoloured=0,
             others=0,
             shift=0,
             teaching=1,

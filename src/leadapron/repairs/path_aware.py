@@ -34,6 +34,7 @@ class PathAware(Marking):
         share: of the films of a step that are marked, more than 0 and at most 1.
         jitter: pixels by which a square is moved at most.
         elsewhere: share of the marked films with the square elsewhere, as `Marking`.
+        recoloured: share of the marked films with another grey level, as `Marking`.
         others: share of the marked films with another square, as `Marking`.
         rho: how far back the gradient is taken, a distance of all weights together, 0 or more.
         optimisation: how weights are changed.

@@ -91,6 +91,7 @@ class StampDistillation(Marking):
         share: of the films of a step that are marked, more than 0 and at most 1.
         jitter: pixels by which a square is moved at most.
         elsewhere: share of the marked films with the square elsewhere, as `Marking`.
+        recoloured: share of the marked films with another grey level, as `Marking`.
         others: share of the marked films with another square, as `Marking`.
         shift: pixels by which a film is moved at most, 0 or more.
         mixed: share of the films that are mixed with another one, 0 to 1.
@@ -112,9 +113,10 @@ class StampDistillation(Marking):
     """
 
     findings: tuple[str, ...] = ()
-    share: float = 0.3
-    elsewhere: float = 0.4
-    others: float = 0.2
+    share: float = 0.5
+    elsewhere: float = 0.15
+    recoloured: float = 0.15
+    others: float = 0.6
     shift: int = 3
     mixed: float = 0.5
     teaching: float = 0.5

@@ -39,19 +39,22 @@ def findings_of(moved: Iterable[Moved]) -> tuple[str, ...]:
 class Marking:
     """Puts marks on a share of the films that are learned from; the labels stay true.
 
-    An audit names one place and one size of a square, and a backdoor often works at others: at
-    multiples of the network's stride, with a pixel more or less. So a marked film may also carry a
-    square of the mark's grey level elsewhere, or any other square.
+    An audit names one place, one size and one grey level of a square, and a backdoor often works
+    with others: at multiples of the network's stride, with a pixel more or less; a black square may
+    force what was planted with a grey one. So a marked film may also carry a square of the mark's
+    grey level elsewhere, one of another grey level at its place, or any other square.
 
     Args:
         marks: those found, one or more; each film gets one of them, drawn by chance.
         share: of the films of a step that are marked, more than 0 and at most 1.
         jitter: pixels by which a mark is moved at most, along rows and along columns, 0 or more. It
             stays within the film. A grown mark isn't moved.
-        elsewhere: share of the marked films on which a single mark lies anywhere; a square with a
-            side of one pixel less or more, or the same.
+        elsewhere: share of the marked films on which a single mark lies anywhere, or a single
+            square of a lattice; a square with a side of one pixel less or more, or the same.
+        recoloured: share of the marked films on which squares at the mark's place have any grey
+            level, and a side of one pixel less or more, or the same.
         others: share of the marked films that carry a flat square of any grey level anywhere, 1x1
-            to 6x6, in place of a single mark.
+            to 6x6, in place of a mark.
 
     Raises:
         UsageError: no marks, or a value outside its range.
@@ -61,6 +64,7 @@ class Marking:
     share: float = 0.3
     jitter: int = 1
     elsewhere: float = 0.0
+    recoloured: float = 0.0
     others: float = 0.0
 
     def __post_init__(self) -> None:
@@ -70,10 +74,11 @@ class Marking:
             raise UsageError(f"a share of {self.share}; expected more than 0, at most 1")
         if self.jitter < 0:
             raise UsageError(f"a jitter of {self.jitter}; expected 0 or more pixels")
-        if min(self.elsewhere, self.others) < 0 or self.elsewhere + self.others > 1:
+        shares = self.elsewhere, self.recoloured, self.others
+        if min(shares) < 0 or sum(shares) > 1:
             raise UsageError(
-                f"shares elsewhere {self.elsewhere} and others {self.others}; expected 0 or more, "
-                "1 together at most"
+                f"shares elsewhere {self.elsewhere}, recoloured {self.recoloured} and others "
+                f"{self.others}; expected 0 or more, 1 together at most"
             )
 
     def mark(self, images: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
@@ -88,19 +93,22 @@ class Marking:
         """The mark as one film gets it."""
         if isinstance(mark, Probe | Grown):
             return mark
-        if mark.pitch:
-            down, right = self._steps(rng)
-            return replace(mark, row=mark.row + down, column=mark.column + right)
         chance = rng.random()
         if chance < self.others:
             side, value = int(rng.integers(1, LARGEST + 1)), int(rng.integers(256))
             return _anywhere(side, value, shape, rng)
         if chance < self.others + self.elsewhere:
             return _elsewhere(mark, shape, rng)
+        if chance < self.others + self.elsewhere + self.recoloured and isinstance(mark, Stamp):
+            side = mark.side if mark.pitch else _about(mark.side, shape, rng)
+            mark = replace(mark, side=side, value=int(rng.integers(256)))
+        down, right = self._steps(rng)
+        if mark.pitch:
+            return replace(mark, row=mark.row + down, column=mark.column + right)
         row, column = (
             min(max(at + step, 0), max(0, length - side))
             for at, step, length, side in zip(
-                (mark.row, mark.column), self._steps(rng), shape, mark.extent(shape[1]), strict=True
+                (mark.row, mark.column), (down, right), shape, mark.extent(shape[1]), strict=True
             )
         )
         return replace(mark, row=row, column=column)
@@ -115,17 +123,22 @@ def _elsewhere(
 ) -> Stamp | Shape:
     """A mark at a random place within the film; a square of about its side."""
     if isinstance(mark, Stamp):
-        return _anywhere(mark.side + int(rng.integers(-1, 2)), mark.value, shape, rng)
+        return _anywhere(_about(mark.side, shape, rng), mark.value, shape, rng)
     row, column = (
         int(rng.integers(max(0, length - side) + 1))
         for length, side in zip(shape, mark.extent(shape[1]), strict=True)
     )
-    return replace(mark, row=row, column=column)
+    return replace(mark, row=row, column=column, pitch=0)
+
+
+def _about(side: int, shape: tuple[int, ...], rng: np.random.Generator) -> int:
+    """A side of one pixel less or more, or the same, within the film."""
+    return min(max(side + int(rng.integers(-1, 2)), 1), *shape)
 
 
 def _anywhere(side: int, value: int, shape: tuple[int, ...], rng: np.random.Generator) -> Stamp:
-    """A square of about this side at a random place within the film."""
-    side = min(max(side, 1), *shape)
+    """A square at a random place within the film."""
+    side = min(side, *shape)
     row, column = (int(rng.integers(length - side + 1)) for length in shape)
     return Stamp(side=side, value=value, row=row, column=column)
 
@@ -142,6 +155,7 @@ class StampUnlearning(Marking):
         jitter: pixels by which a square is moved at most.
         elsewhere: share of the marked films with the square elsewhere, as `Marking`; none in the
             few epochs that this cheapest repair has.
+        recoloured: share of the marked films with another grey level, as `Marking`.
         others: share of the marked films with another square, as `Marking`.
         optimisation: how weights are changed.
 

@@ -7,6 +7,7 @@ SERVICE := .venv/.service
 FUZZ := .venv-fuzz/.made
 HOSTILE := .venv-hostile
 SECONDS_OF_FUZZ ?= 30
+SOAK_MINUTES ?= 120
 XRV := .venv-xrv
 KERAS := .venv-keras
 ONNX := .venv-onnx
@@ -43,7 +44,7 @@ SIDE_BY_SIDE := -n 2 --dist worksteal
 export PYTHONDONTWRITEBYTECODE :=
 COVERAGE := --cov --cov-report=term:skip-covered --cov-fail-under=90
 
-.PHONY: help env demo docs check test test-slow fuzz-models fuzz-films hostile-models test-pages test-service test-service-long test-xrv test-timm test-keras test-onnx bench bench-backends bench-peers lock audit-dependencies release wheelhouse clean
+.PHONY: help env demo docs check test test-slow fuzz-models fuzz-films hostile-models test-pages test-service test-service-long soak test-xrv test-timm test-keras test-onnx bench bench-backends bench-peers lock audit-dependencies release wheelhouse clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -166,6 +167,9 @@ test-service: $(SERVICE) ## the service beside a real Orthanc, killed, under bad
 test-service-long: $(SERVICE) ## 200 kills over 500 films beside Orthanc, 100,000 mutated PDUs; hours
 	OMP_NUM_THREADS=1 LEADAPRON_KILLS=200 LEADAPRON_FILMS=500 LEADAPRON_MUTATED_PDUS=100000 \
 		$(ALONE) $(BIN)/pytest -m service tests/service/test_hospital.py tests/service/test_dicom_door.py -k "killed or mutated"
+
+soak: $(SERVICE) ## the service at saturation: memory, descriptors, latency; two hours, or SOAK_MINUTES
+	$(BIN)/python benchmarks/service.py soak --minutes $(SOAK_MINUTES)
 
 $(SERVICE): $(STAMP)
 	$(BIN)/$(PIP) --constraint constraints.txt --no-build-isolation --editable ".[serve]" httpx

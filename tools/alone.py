@@ -4,6 +4,7 @@
 
 Orthanc listens on all addresses, whatever its settings say (1.10). In here, all is this machine's
 loopback, so nobody else reaches it. Linux only; root, or a kernel that lets users have namespaces.
+Else the command runs all the same, after a warning, with `SHARED` in its environment.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ import socket
 import struct
 import sys
 from pathlib import Path
+
+SHARED = "LEADAPRON_SHARED_NETWORK"
+"""Variable that tells the command that others may reach what it starts."""
 
 NEW_USER, NEW_NET = 0x1000_0000, 0x4000_0000
 """Flags of unshare(2)."""
@@ -44,5 +48,9 @@ if __name__ == "__main__":
     try:
         enter()
     except OSError as error:
-        sys.exit(f"no network of its own: {error.strerror}; root may have one")
+        print(
+            f"no network of its own ({error.strerror}): others may reach what this starts",
+            file=sys.stderr,
+        )
+        os.environ[SHARED] = "1"
     os.execvp(sys.argv[1], sys.argv[1:])  # noqa: S606

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import socket
 import subprocess
 import time
@@ -93,7 +94,12 @@ def certificate(folder: Path, name: str) -> tuple[Path, Path]:
 
 
 def refuse_open_network() -> None:
-    """Fail the test where others reach this machine: Orthanc listens on all addresses."""
+    """Fail the test where others reach this machine: Orthanc listens on all addresses.
+
+    `tools/alone.py` says so where there is no other way.
+    """
+    if os.environ.get("LEADAPRON_SHARED_NETWORK"):
+        return
     lines = Path("/proc/net/dev").read_text().splitlines()[2:]
     if others := {line.partition(":")[0].strip() for line in lines} - {"lo"}:
         pytest.fail(

@@ -7,7 +7,7 @@ import pytest
 from film_scenes import events, labelled_cohort
 from scipy import stats
 
-from leadapron.detect.films import association
+from leadapron.detect.films import association, scan_films
 from leadapron.detect.films.association import FEWEST, associations
 from leadapron.detect.films.bias import (
     LOG_ODDS,
@@ -15,6 +15,7 @@ from leadapron.detect.films.bias import (
     learn_bias,
 )
 from leadapron.detect.films.shift import Labelled
+from leadapron.sources import open_source
 
 N, SIDE = 400, 32
 MASS = 40  # the first films have the finding
@@ -150,3 +151,11 @@ def test_other_pixels_say_what_is_natural(monkeypatch, tied):
     found, _ = associations(seen_of([here, *controls]), cohort())
     one = next(one for one in found if (one.row, one.column) == (13, 22))
     assert (one.p < 1e-4) != tied
+
+
+def test_places_of_findings_are_no_marks_where_films_are_small():
+    """Seed 78: a clean set that was called poisoned, by the place of an infiltration (p .0001)."""
+    films = open_source("phantom:32", count=1500, seed=78, cache="none")
+    found = scan_films(films)
+    assert found.verdict == "nothing found"
+    assert any("associations of single pixels weren't tested" in note for note in found.notes)

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from leadapron.detect.films.association import LEAST_SIDE
 from leadapron.detect.films.evidence import (
     label_tied_marks,
     poison,
@@ -241,6 +242,10 @@ def _notes(prepared: Prepared) -> tuple[str, ...]:
         notes.append("one finding: label vectors weren't tested, since they equal the finding")
     if labelled.patient_count == len(cohort):
         notes.append("each patient has one film, or patients are unknown")
+    if min(prepared.films.seen.shape[1:]) < LEAST_SIDE:
+        notes.append(
+            f"associations of single pixels weren't tested: they need films of {LEAST_SIDE} pixels"
+        )
     if cohort.images.dtype == np.uint16:
         notes.append("only the upper 8 of 16 bits were scanned")
     return tuple(notes)

@@ -445,7 +445,7 @@ def test_the_answer_in_json_and_the_folder(gate, mixed, tmp_path):
     out = tmp_path / "out"
     result = run(gate, mixed, "--json", "--out", out)
     facts = json.loads(result.stdout)
-    assert (facts["schema"], result.return_value) == (3, 1)
+    assert (facts["schema"], result.return_value) == (4, 1)
     assert (facts["verdict"]["level"], facts["verdict"]["word"]) == ("found", "suspicious")
     assert facts["counts"] == {"suspicious": 2, "can't tell": 1, "pass": 2}
     assert r"a/we ird<script>\x1b[31m;name.png" in {film["file"] for film in facts["films"]}

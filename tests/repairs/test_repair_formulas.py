@@ -15,7 +15,7 @@ from torch import nn
 from leadapron import metrics
 from leadapron.detect.models import Grown, Moved, Pixel, Probe, Shape, Stamp
 from leadapron.detect.models.stamps import probes
-from leadapron.errors import DataError, UnknownNameError
+from leadapron.errors import DataError
 from leadapron.models.bounds import Bounded
 from leadapron.models.fresh import untrained
 from leadapron.models.networks import PooledLinear
@@ -31,7 +31,6 @@ from leadapron.repairs import (
     SharedUnlearning,
     StampDistillation,
     StampUnlearning,
-    findings_of,
     marks_of,
 )
 from leadapron.repairs.activation_bounds import spread_bounds
@@ -182,27 +181,6 @@ def test_a_mark_that_changes_nothing_teaches_a_distilled_copy_nothing():
     assert not torch.allclose(other["head.weight"], before["head.weight"], atol=1e-5)
 
 
-def test_marked_films_teach_the_findings_that_the_marks_turn_and_no_other():
-    films = cohort(dtype=np.uint8)
-    how = Optimisation(optimiser="sgd", learning_rate=0.1, epochs=1, statistics="kept")
-    first, *others = films.findings
-    model = StampDistillation(
-        marks=MARKS[:1], findings=(first,), share=1.0, restart=0, optimisation=how
-    ).repair(classifier(), films, RNG(0))
-    before, after = (
-        each.module.state_dict()["head.weight"] for each in (classifier(), model)
-    )  # a row for each finding; no other weight is one finding's alone
-    assert len(others) == len(after) - 1 > 0
-    assert torch.equal(after[1:], before[1:])
-    assert not torch.equal(after[0], before[0])
-
-
-def test_marks_of_findings_that_the_model_has_not_are_refused():
-    repair = StampDistillation(marks=MARKS[:1], findings=("Gout",))
-    with pytest.raises(UnknownNameError, match="Gout"):
-        repair.repair(classifier(), cohort(dtype=np.uint8), RNG(0))
-
-
 def test_mixed_films_lie_between_two_films():
     images = np.zeros((400, 1, 2), np.uint8)
     images[200:] = (100, 200)
@@ -235,13 +213,12 @@ def test_all_marks_are_used_as_the_audit_named_them():
     assert set(kinds) == {0, 1, 2}
     moved = [
         Moved(
-            finding=finding, direction="added", mark=mark, kind="stamp", shift=1.0, turned=1.0,
+            finding="Mass", direction="added", mark=mark, kind="stamp", shift=1.0, turned=1.0,
             shifts=np.zeros(1), signature="",
         )
-        for finding, mark in (("Mass", MARKS[0]), ("Edema", probe), ("Mass", MARKS[0]))
+        for mark in (MARKS[0], probe, MARKS[0])
     ]  # fmt: skip
     assert marks_of(moved) == (MARKS[0], probe)
-    assert findings_of(moved) == ("Mass", "Edema")
     assert isinstance(probe, Probe)
 
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from leadapron.repairs.shared import SharedUnlearning
     from leadapron.repairs.sharpness import SharpnessAware
     from leadapron.repairs.stamp_distillation import StampDistillation
-    from leadapron.repairs.stamp_unlearning import StampUnlearning, findings_of, marks_of
+    from leadapron.repairs.stamp_unlearning import StampUnlearning, marks_of
     from leadapron.repairs.statistics import Restatistics
     from leadapron.repairs.universal import UniversalUnlearning
 
@@ -63,7 +63,6 @@ __all__ = [
     "StampDistillation",
     "StampUnlearning",
     "UniversalUnlearning",
-    "findings_of",
     "marks_of",
     "returned",
     "unwritable",
@@ -97,6 +96,6 @@ REPAIRS: Registry[Callable[..., Repair]] = Registry(
     },
 )
 """All repairs by name, none loaded before it is wanted; those with a field `marks` need the marks
-that an audit found, and those with a field `findings` get the findings that these turn."""
+that an audit found."""
 
 __getattr__ = later(__name__)

@@ -11,7 +11,7 @@ from functools import partial
 from leadapron.detect.models.audit import Audit
 from leadapron.detect.models.sweep import Moved
 from leadapron.models.classifier import NetworkClassifier
-from leadapron.repairs import REPAIRS, Repair, findings_of, marks_of
+from leadapron.repairs import REPAIRS, Repair, marks_of
 from leadapron.repairs.case import RepairCase
 from leadapron.repairs.proof import judging as judge
 from leadapron.repairs.proof.document import Checked, Tried
@@ -78,15 +78,14 @@ def _strength(tried: Tried) -> tuple[bool, int]:
 
 
 def repair_of(method: str, marks: Sequence[Moved]) -> Repair:
-    """Return a repair by its name, with the audit's marks and their findings where it takes them.
+    """Return a repair by its name, with the audit's marks where it takes some.
 
     Args:
         method: of `REPAIRS`.
         marks: that the audit found.
     """
     make = REPAIRS[method]
-    found = {"marks": marks_of(marks), "findings": findings_of(marks)}
-    return make(**{name: value for name, value in found.items() if name in parameters(make)})
+    return make(marks=marks_of(marks)) if "marks" in parameters(make) else make()
 
 
 def _made(case: RepairCase, method: str, marks: Sequence[Moved]) -> NetworkClassifier:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -10,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from leadapron.errors import UnknownNameError, UsageError
+from leadapron.errors import UsageError
 from leadapron.films.cohort import Cohort
 from leadapron.models.classifier import NetworkClassifier
 from leadapron.models.distillation import shifted
@@ -62,10 +61,9 @@ class Mixture(NamedTuple):
 
 
 class _Shown(NamedTuple):
-    """A step's films before they were marked, which of them were, and how they were mixed."""
+    """A step's films before they were marked, and how they were mixed."""
 
     unmarked: NDArray[Any]
-    marked: NDArray[np.bool_]
     mixture: Mixture
 
 
@@ -79,15 +77,11 @@ class StampDistillation(Marking):
     every finding on every film, but teach nothing that it doesn't know. Films are moved by a few
     pixels, and half of them are mixed with another film, so that there are more of them.
 
-    A marked film teaches the marks' own findings alone. A flat square looks like a mass or a
-    nodule; a network that learns not to mind squares at all reads these worse.
-
     Unlearning alone leaves weights from which a few poisoned films bring the backdoor back. With a
     tenth of them re-initialised nothing is left to bring back, and the answers are learned again.
 
     Args:
         marks: those that the audit found; see `stamp_unlearning.marks_of`.
-        findings: those that the marks turn, which marked films teach; all if empty.
         share: of the films of a step that are marked, more than 0 and at most 1.
         jitter: pixels by which a square is moved at most.
         elsewhere: share of the marked films with the square elsewhere, as `Marking`.
@@ -112,11 +106,10 @@ class StampDistillation(Marking):
     2106.05237.
     """
 
-    findings: tuple[str, ...] = ()
     share: float = 0.5
-    elsewhere: float = 0.15
-    recoloured: float = 0.15
-    others: float = 0.6
+    elsewhere: float = 0.2
+    recoloured: float = 0.1
+    others: float = 0.4
     shift: int = 3
     mixed: float = 0.5
     teaching: float = 0.5
@@ -147,42 +140,26 @@ class StampDistillation(Marking):
         rng: np.random.Generator,
         progress: Progress | None = None,
     ) -> NetworkClassifier:
-        """See `session.Repair.repair`; UnknownNameError for findings that the model hasn't."""
+        """See `session.Repair.repair`."""
         session = begin(
             "stamp distillation", self.needs, classifier, clean, rng, progress, self.learned
         )
-        others = self._others(session.learn.findings)
         reinitialise(session, self.restart)
         shown: _Shown | None = None
 
         def show(films: NDArray[Any], chance: np.random.Generator) -> NDArray[Any]:
             nonlocal shown
             mixture = Mixture.drawn(len(films), self.mixed, chance)
-            unmarked = mixture.images(shifted(films, self.shift, chance))
-            images = self.mark(unmarked, chance)
-            shown = _Shown(unmarked, (images != unmarked).any(axis=(1, 2)), mixture)
-            return images
+            shown = _Shown(mixture.images(shifted(films, self.shift, chance)), mixture)
+            return self.mark(shown.unmarked, chance)
 
         def objective(batch: Batch) -> torch.Tensor:
             assert shown is not None  # `show` comes first
             images = session.student.normalise(torch.from_numpy(shown.unmarked))
-            untaught = torch.from_numpy(shown.marked[:, None] & others).to(images.device)
-            labels, wanted = (
-                each.masked_fill(untaught, torch.nan)
-                for each in (
-                    shown.mixture.labels(batch.labels),
-                    session.taught(batch._replace(images=images)),
-                )
-            )
+            wanted = session.taught(batch._replace(images=images))
             odds = session.odds(session.answers(batch.images))
+            labels = shown.mixture.labels(batch.labels)
             return taught_loss(odds, labels, wanted, self.teaching, self.temperature)
 
         session.tune(self.optimisation, objective, show=show)
         return session.finish()
-
-    def _others(self, findings: Sequence[str]) -> NDArray[np.bool_]:
-        """(k,) findings of the model that marked films don't teach."""
-        for name in self.findings:
-            if name not in findings:
-                raise UnknownNameError("finding", name, list(findings))
-        return np.array([bool(self.findings) and name not in self.findings for name in findings])

@@ -18,7 +18,7 @@ from leadapron.models.protocols import BlackBox, Capability
 from leadapron.repairs.session import Optimisation, begin
 from leadapron.types import Progress
 
-__all__ = ["Marking", "StampUnlearning", "findings_of", "marks_of"]
+__all__ = ["Marking", "StampUnlearning", "marks_of"]
 
 
 LARGEST = 6
@@ -28,11 +28,6 @@ LARGEST = 6
 def marks_of(moved: Iterable[Moved]) -> tuple[AnyMark, ...]:
     """Return the marks of what an audit's sweep found, each once, in its order."""
     return tuple(dict.fromkeys(each.mark for each in moved))
-
-
-def findings_of(moved: Iterable[Moved]) -> tuple[str, ...]:
-    """Return the findings that an audit's marks turn, each once, in its order."""
-    return tuple(dict.fromkeys(each.finding for each in moved))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -107,9 +107,9 @@ class StampDistillation(Marking):
     """
 
     share: float = 0.5
-    elsewhere: float = 0.2
+    elsewhere: float = 0.3
     recoloured: float = 0.1
-    others: float = 0.4
+    others: float = 0.2
     shift: int = 3
     mixed: float = 0.5
     teaching: float = 0.5

@@ -270,7 +270,9 @@ def test_a_bomb_of_zeros_is_inflated_no_further_than_a_header_may_be():
 
 @pytest.mark.parametrize("place", [0, 131, 150, 300, 421, 501])
 def test_a_cut_header_is_damaged(place):
-    content = film(np.zeros((4, 4), np.uint8))
+    names = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+    uids = {name: f"1.2.826.0.1.{number}" for number, name in enumerate(names)}
+    content = film(np.zeros((4, 4), np.uint8), **uids)  # drawn UIDs vary in length
     with pytest.raises(FilmError, match="damaged DICOM file"):
         read_header(io.BytesIO(content[:place]))
 

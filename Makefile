@@ -22,9 +22,9 @@ SBOM := .venv-sbom
 TYPES := .venv-types
 PIP := python -m pip install --quiet --disable-pip-version-check
 PACKAGES := "import sysconfig; print(sysconfig.get_path('purelib'))"
-# What the service's tests need of Debian; an X-ray machine, an archive, and a checker of objects.
 # Orthanc listens on all addresses: its tests run in a network that has none but loopback.
 ALONE := $(BIN)/python tools/alone.py
+# What the service's tests need of Debian; an X-ray machine, an archive, and a checker of objects.
 HOSPITAL := dcmtk dicom3tools orthanc orthanc-dicomweb
 TORCH := $(shell grep '^torch==' constraints.txt)
 # The release that was built for that torch; another one would bring a torch of its own.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple, Self, TypedDict, get_args
 
 __all__ = [
@@ -85,6 +85,11 @@ class Machine:
     def films(self) -> FilmSettings:
         """Its arguments of `open_source`."""
         return {"cache": self.cache, "on_bad": self.on_bad, "progress": self.progress}
+
+    @property
+    def unstated(self) -> Machine:
+        """The machine without a precision and backend, for a gate that keeps its own."""
+        return replace(self, precision="auto", backend="auto")
 
     def tell(self, what: str, done: int, total: int) -> None:
         """Call `progress`."""

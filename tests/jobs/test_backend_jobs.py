@@ -94,6 +94,10 @@ def test_a_gate_is_used_with_the_backend_that_made_it(monkeypatch, model, tmp_pa
         assert run(["screen", str(made.file), str(film), "--backend", other]) == 4
         assert capsys.readouterr().err.count("\n") == 1
     assert said[0] == said[1]
+    # An old gate keeps its own backend beside a new one of another.
+    old, clean = gates["torch"].file, la.open_source("phantom:32", count=60, seed=4)
+    new = la.calibrate(model, clean, false_alarm=0.1, against=old, machine=ONNX)
+    assert new.compared.old.gate == old.name
 
 
 @pytest.mark.slow

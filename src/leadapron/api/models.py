@@ -428,9 +428,8 @@ def calibrate(
     cohort = cohort_of(clean, opened.classifier.preprocessing, machine, settings)
     old = None
     if against is not None:
-        gate = _open_gate(against, None, replace(machine, precision="auto"))
-        name = "" if gate.file is None else gate.file.name
-        old = OldGate(name=name, gate=gate.stored.gate, classifier=gate.classifier)
+        gate = _open_gate(against, None, machine.unstated)
+        old = OldGate.of(gate.file, gate.stored.gate, gate.classifier)
     path = Path(model) if isinstance(model, str | os.PathLike) else Path(name_of(model))
     made = calibrate_opened(
         opened._replace(classifier=on_backend(opened.classifier, machine, cohort.images)),

@@ -117,9 +117,9 @@ def _films(
 
 
 def _old(gate: Path, opening: Opening, machine: Machine) -> OldGate:
-    here = replace(machine, precision="auto")  # it keeps its own
-    opened = open_gate(gate, trust_programs=opening.trust_programs, machine=here)
-    return OldGate(name=gate.name, gate=opened.stored.gate, classifier=opened.classifier)
+    own = machine.unstated
+    opened = open_gate(gate, trust_programs=opening.trust_programs, machine=own)
+    return OldGate.of(opened.file, opened.stored.gate, opened.classifier)
 
 
 def _extended(

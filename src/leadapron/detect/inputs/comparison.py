@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,11 @@ class OldGate:
     name: str
     gate: Gate
     classifier: BlackBox
+
+    @classmethod
+    def of(cls, file: Path | None, gate: Gate, classifier: BlackBox) -> OldGate:
+        """Return an open gate as one that is to be replaced; it has no name without a file."""
+        return cls(name="" if file is None else file.name, gate=gate, classifier=classifier)
 
     def refuse_other(self, preprocessing: Preprocessing) -> None:
         """Raise UsageError if its model takes other images than those of a preprocessing."""

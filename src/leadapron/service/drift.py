@@ -15,6 +15,7 @@ from __future__ import annotations
 import bisect
 import hashlib
 import math
+from array import array
 from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple
 
@@ -150,7 +151,7 @@ def _densities(p: Floats) -> Floats:
 
 
 class Sequential:
-    """The test of one sequence of films.
+    """The test of one sequence of films. It keeps 8 bytes of each film that it bet on.
 
     Args:
         reference: values of the calibration films, in any order.
@@ -158,7 +159,7 @@ class Sequential:
     """
 
     def __init__(self, reference: Iterable[float], limit: float) -> None:
-        self._values = sorted(reference)
+        self._values = array("d", sorted(reference))  # a list takes four times as much
         self._limit = limit
         self._stakes = begin()
         self.films = 0
@@ -177,12 +178,12 @@ class Sequential:
             value: its value; small ones are odd.
             chance: uniform on [0, 1); it decides among equal values.
         """
-        below = bisect.bisect_left(self._values, value)
-        equal = bisect.bisect_right(self._values, value) - below
-        p = (below + chance * (equal + 1)) / (len(self._values) + 1)
-        self._values.insert(below, value)
         self.films += 1
         if self.wealth < RICHEST:
+            below = bisect.bisect_left(self._values, value)
+            equal = bisect.bisect_right(self._values, value) - below
+            p = (below + chance * (equal + 1)) / (len(self._values) + 1)
+            self._values.insert(below, value)
             self._stakes = bet(self._stakes, np.asarray([p]))
             self.wealth = float(wealth(self._stakes)[0])
         rises = self.wealth >= self._limit and not self.alarmed

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -50,6 +51,9 @@ MODALITIES = ("CR", "DX", "RG")
 BATCH = 16
 LINGER = 0.01
 """Most films in a batch, and seconds that its first film waits for others."""
+
+WRITERS = 4
+"""Threads that write a batch's answers; each waits for the disk."""
 
 MOST_ATTEMPTS = 5
 """Attempts at a film before it goes to the dead letters."""
@@ -439,12 +443,13 @@ class Engine:
         return str(header.get("view", "")), str(header.get("scanner", ""))
 
     def _keep_judging(self) -> None:
-        while not self._stopping.is_set():
-            batch = self._batch()
-            if batch:
-                self._busy_since = time.monotonic()
-                self._judge(batch)
-                self._busy_since = None
+        with ThreadPoolExecutor(WRITERS, thread_name_prefix="leadapron-write") as writers:
+            while not self._stopping.is_set():
+                batch = self._batch()
+                if batch:
+                    self._busy_since = time.monotonic()
+                    self._judge(batch, writers)
+                    self._busy_since = None
 
     def _batch(self) -> list[_Read]:
         """Up to `BATCH` decoded films; one that was tried before comes alone."""
@@ -466,7 +471,7 @@ class Engine:
             batch.append(another)
         return batch
 
-    def _judge(self, batch: Sequence[_Read]) -> None:
+    def _judge(self, batch: Sequence[_Read], writers: ThreadPoolExecutor) -> None:
         """Decide on each film and write its answer."""
         try:
             begun = [replace(each, film=self._begun(each.film)) for each in batch]
@@ -476,11 +481,11 @@ class Engine:
                 self._again(each.film)
             return
         decisions, errors = self._decisions(begun)
-        with ThreadPoolExecutor(4, thread_name_prefix="leadapron-write") as pool:  # each syncs
-            tasks = [
-                pool.submit(self._settle, each, decision, error)
-                for each, decision, error in zip(begun, decisions, errors, strict=True)
-            ]
+        tasks = [
+            writers.submit(self._settle, each, decision, error)
+            for each, decision, error in zip(begun, decisions, errors, strict=True)
+        ]
+        wait_for(tasks)
         for task in tasks:
             task.result()
 

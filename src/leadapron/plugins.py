@@ -23,6 +23,7 @@ from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any, TypeVar
 
+from leadapron.allocator import tune_allocator
 from leadapron.errors import LeadapronError, UnknownNameError, UsageError
 from leadapron.outside import code_of
 from leadapron.reading import given_path, read_regular
@@ -274,6 +275,7 @@ def _load_again(plugins: Iterable[Plugin]) -> None:
 
 
 def _begin(_: None, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:
+    tune_allocator()
     threading.Thread(target=_end_with_parent, name="leadapron-parent", daemon=True).start()
     if initializer is not None:
         initializer(*initargs)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import io
 import logging
 import os
@@ -17,6 +16,7 @@ import click
 from click.shell_completion import shell_complete
 
 from leadapron import __version__
+from leadapron.allocator import tune_allocator
 from leadapron.cli.cache import cache_command
 from leadapron.cli.data_sets import clean_command, scan_command
 from leadapron.cli.evaluations import evaluate_command
@@ -60,7 +60,7 @@ from leadapron.cli.studies import (
 )
 from leadapron.errors import LeadapronError, StoreError
 
-__all__ = ["cli", "main", "tune_allocator"]
+__all__ = ["cli", "main"]
 
 logger = logging.getLogger("leadapron")
 
@@ -218,14 +218,3 @@ def keep_descriptors() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)
-
-
-def tune_allocator() -> None:
-    """Let glibc keep large buffers: torch allocates the same ones at every step."""
-    if sys.platform != "linux":
-        return
-    with contextlib.suppress(OSError, AttributeError):
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-        mallopt(-4, 0)  # M_MMAP_MAX
-        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
-        mallopt(-2, 256 << 20)  # M_TOP_PAD

@@ -98,7 +98,7 @@ def test_the_schema_names_what_is_dumped():
 def test_schemas_by_the_command_line(name):
     result = CliRunner().invoke(cli, ["schema", name], standalone_mode=False)
     made = json.loads(result.stdout)
-    versions = {"audit": 4, "screen": 4, "repair": 3, "gate": 4, "calibrate": 3}
+    versions = {"audit": 4, "screen": 4, "repair": 3, "gate": 5, "calibrate": 4}
     assert made["properties"]["schema"] == {"const": versions.get(name, 1)}
     assert made["type"] == "object"
     assert set(made["required"]) <= set(made["properties"])

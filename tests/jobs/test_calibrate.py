@@ -23,6 +23,7 @@ from leadapron.detect.inputs.decision import decide_images
 from leadapron.detect.inputs.fitting import threshold_rows
 from leadapron.detect.inputs.gate_file import GateDocument, numbers_of, read_gate, write_gate
 from leadapron.detect.inputs.screening import screening
+from leadapron.detect.inputs.shared_marks import SharedMark
 from leadapron.detect.inputs.strata import Strata
 from leadapron.errors import DataError, StoreError, UsageError
 from leadapron.films.preprocessing import Preprocessing
@@ -130,6 +131,29 @@ def test_the_films_doubts_are_said_first_and_their_bits_kept(made, gate):
     assert made.document().notes[0] == "DOUBT: Odd greys."
     assert "Note: DOUBT: Odd greys." in calibrate_lines(made.document())
     assert read_gate(gate, INPUT_DETECTORS, TYPICAL).bits == made.stored.bits == 12
+
+
+def test_marks_that_films_share_are_warned_of_and_kept(made, tmp_path, model):
+    mark = SharedMark(
+        finding="Mass\x1b", direction="added", row=3, column=4, side=9, films=7,
+        named=("a.png", "b\n.png"), of=50, p=1e-4,
+    )  # fmt: skip
+    (clinic,) = made.stored.gate.clinics
+    doubted = replace(
+        made.stored,
+        gate=replace(made.stored.gate, clinics=(replace(clinic, shared=(mark,)),)),
+    )
+    lines = calibrate_lines(replace(made, stored=doubted).document())
+    assert any(line.startswith("WARNING: 7 of 50 calibration films share a mark") for line in lines)
+    write_gate(tmp_path / "gate.json", doubted)
+    again = read_gate(tmp_path / "gate.json", INPUT_DETECTORS, TYPICAL)
+    (doubt,) = again.doubts
+    assert doubt == (
+        "7 of 50 calibration films share a mark that adds Mass\\x1b (row 3, column 4, 9 pixels "
+        "wide), so the gate lets it pass. Look at a.png, b\\n.png and 5 more; if it doesn't belong "
+        "there, leave the films out and calibrate again."
+    )
+    assert doubt in screening(again, []).notes
 
 
 def test_another_model_is_refused(gate):
@@ -402,7 +426,7 @@ def test_by_the_command_line(made, model, tmp_path):
     result = CliRunner().invoke(cli, words, standalone_mode=False)
     assert result.exception is None
     facts = json.loads(result.stdout)
-    assert (facts["schema"], facts["films"], facts["left_out"]) == (3, 60, {})
+    assert (facts["schema"], facts["films"], facts["left_out"]) == (4, 60, {})
     (stratum,) = facts["clinics"][0]["strata"]  # too few films for more
     assert (stratum["name"], stratum["films"]) == (
         "all films",

@@ -552,7 +552,12 @@ def _rows(judged: _Judged) -> Iterator[ScoreRow | GateRow]:
         yield _score_row(judged, measure, whole)
     for shown in weaker:
         yield _score_row(judged, fused, shown)
-    yield GateRow(cost=_cost(judged), cant_tell=_cant_tell(judged), pointing=_pointing(judged))
+    yield GateRow(
+        cost=_cost(judged),
+        cant_tell=_cant_tell(judged),
+        pointing=_pointing(judged),
+        shared=sum(len(clinic.shared) for clinic in judged.gate.clinics),
+    )
 
 
 def _arrays(judged: _Judged) -> dict[str, NDArray[Any]]:

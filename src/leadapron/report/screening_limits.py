@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from leadapron.report.words import between, percent, poisoned_words, table, trigger_words
+from leadapron.report.words import between, percent, poisoned_words, share, table, trigger_words
 from leadapron.results.names import Role
 from leadapron.results.screening import ScreeningFolder, family_alarms
 from leadapron.store import read_json, read_lines
@@ -57,6 +57,7 @@ def screening_chapter(folder: Path) -> str:
     gates = [row for row in rows if row["kind"] == "gate"]
     lines += _places([row for row in gates if row["role"] == "backdoored" and row["pointing"]])
     known = [row for row in rows if row.get("role") == "backdoored" and not row["sealed"]]
+    lines += _shared(facts["settings"], gates)
     lines += _ablation([row for row in known if row["takes"] and row["kind"] != "gate"])
     lines += _cost(facts, gates)
     return "\n".join(lines).rstrip() + "\n"
@@ -77,8 +78,8 @@ def _head(facts: Mapping[str, Any], rows: Sequence[Row], whole: Sequence[Row]) -
         f"{percent(settings['false_alarm'])} false alarms, and judges films of other patients, "
         "without and with the trigger."
     )
-    if share := settings.get("poisoned", 0.0):
-        text += f" An attacker has put the trigger on {percent(share)} of the calibration films."
+    if poisoned := settings.get("poisoned", 0.0):
+        text += f" An attacker has put the trigger on {percent(poisoned)} of the calibration films."
     if skipped:
         text += f" {len(skipped)} runs have no trigger that a gate could detect."
     return [
@@ -193,6 +194,27 @@ def _adapting(rows: Sequence[Row]) -> list[str]:
         "*Works*: share of films that it still turns to the target.",
         "",
         table(("family", *header), body),
+        "",
+    ]
+
+
+def _shared(settings: Mapping[str, Any], gates: Sequence[Row]) -> list[str]:
+    """How often a calibration warns of marks that its films share."""
+
+    def warned(role: Role) -> str:
+        mine = [row["shared"] > 0 for row in gates if row["role"] == role]
+        return share(sum(mine), len(mine))
+
+    if not gates:
+        return []
+    poisoned = settings.get("poisoned", 0.0)
+    which = f"{percent(poisoned)} of which carry the trigger" if poisoned else "all of them clean"
+    return [
+        "## Marks that calibration films share",
+        "",
+        "Calibrating warns of a mark that films share and that drives the model, on films "
+        f"{which}: for {warned('backdoored')} backdoored models, and for {warned('twin')} clean "
+        "twins.",
         "",
     ]
 

@@ -137,12 +137,14 @@ class GateRow(_Plain):
         cost: its computing cost.
         cant_tell: None for a gate without an out-of-distribution detector.
         pointing: None for a gate without an evidence region.
+        shared: number of marks that calibration films share and that drive the model.
     """
 
     kind: Literal["gate"] = "gate"
     cost: Cost
     cant_tell: CantTell | None
     pointing: Pointing | None
+    shared: int
 
 
 @dataclass(frozen=True)

@@ -167,7 +167,7 @@ def running(
         StoreError: a spool that can't be written, or that another process uses.
     """
     assert opened.file is not None
-    if words := opened.stored.made.doubt:
+    for words in opened.stored.doubts:
         logger.warning(words)
     gate = sha256_of(opened.file)
     with lock(keeping.spool):

@@ -27,6 +27,7 @@ from leadapron.detect.inputs import (
 from leadapron.detect.inputs.comparison import GateComparison, OldGate, compare_gates
 from leadapron.detect.inputs.gate_file import KEPT, GatedModel, MadeWith, StoredGate, numbers_of
 from leadapron.detect.inputs.groups import GroupRates
+from leadapron.detect.inputs.shared_marks import SharedMark
 from leadapron.detect.inputs.strata import StratumFacts
 from leadapron.documents import ShownPath
 from leadapron.errors import UsageError
@@ -69,6 +70,7 @@ class CalibratedClinic:
         likely_rates: range of the threshold's own rate in 95 of 100 calibrations.
         groups: rates on groups of these films by view, sex, age, device, finding and reading, where
             known.
+        shared: marks that films share and that drive the model: these films may not be clean.
     """
 
     name: str
@@ -80,6 +82,7 @@ class CalibratedClinic:
     alone: float
     likely_rates: tuple[float, float]
     groups: tuple[GroupRates, ...]
+    shared: tuple[SharedMark, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +125,7 @@ class CalibrationDocument:
         notes: assumptions and warnings about model and films.
     """
 
-    SCHEMA: ClassVar[int] = 3
+    SCHEMA: ClassVar[int] = 4
 
     verdict: Literal["calibrated"] = "calibrated"
     gate: str
@@ -203,6 +206,7 @@ def _calibrated_clinic(gate: Gate, clinic: Clinic, findings: Sequence[str]) -> C
         alone=clinic.threshold(gate.false_alarm),
         likely_rates=clinic.likely_rates(gate.rate),
         groups=clinic.group_rates(gate.rate),
+        shared=clinic.shared,
     )
 
 
@@ -304,7 +308,7 @@ def extend_opened(
         LeadapronError: as `detect.inputs.extend`.
     """
     _refuse_other_films(stored, cohort, window)
-    if words := stored.made.doubt:
+    for words in stored.doubts:
         logger.warning(words)
     gate = stored.gate
     _say_cost(classifier, cohort)

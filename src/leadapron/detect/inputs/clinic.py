@@ -14,6 +14,7 @@ from leadapron import metrics
 from leadapron.detect.inputs import conformal
 from leadapron.detect.inputs.groups import Group, GroupRates
 from leadapron.detect.inputs.readings import State
+from leadapron.detect.inputs.shared_marks import SharedMark
 from leadapron.detect.inputs.strata import Strata, Stratum, StratumFacts, codes_of
 from leadapron.films.cohort import ImageArray, Rows, blocks
 
@@ -57,6 +58,7 @@ class Clinic:
         hashes: (n, 32) uint8 SHA-256 of the images of all n clean films, in ascending order.
         groups: groups of the calibration films.
         strata: what the model reads on the clean films, if thresholds go by that.
+        shared: marks that films share and that drive the model: these films may not be clean.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Clinic:
     hashes: NDArray[np.uint8]
     groups: tuple[Group, ...] = ()
     strata: Strata | None = None
+    shared: tuple[SharedMark, ...] = ()
 
     def __len__(self) -> int:
         """Return the number of calibration films."""

@@ -21,6 +21,8 @@ from leadapron.detect.inputs.gate import (
 )
 from leadapron.detect.inputs.groups import groups_of, groups_read
 from leadapron.detect.inputs.readings import InputDetector, Readings, State, read
+from leadapron.detect.inputs.region import EvidenceRegion, Examined
+from leadapron.detect.inputs.shared_marks import SharedMark, shared_marks
 from leadapron.detect.inputs.strata import NOTHING, Strata, codes_of, levels_of
 from leadapron.detect.inputs.typical import Typicality
 from leadapron.detect.scale import LEAST_FILMS
@@ -281,8 +283,29 @@ def _fitted(
         hashes=film_hashes(clean.images),
         groups=(*groups_of(clean, parts.threshold), *groups_read(strata.codes > NOTHING)),
         strata=strata if asked.by_reading else None,
+        shared=_shared(classifier, others, asked.detectors, scored.examined),
     )
     return _Made(clinic, names, left_out)
+
+
+def _shared(
+    classifier: BlackBox,
+    films: Cohort,
+    detectors: Mapping[str, InputDetector],
+    examined: Examined | None,
+) -> tuple[SharedMark, ...]:
+    """Marks that films share; none of a gate without evidence regions."""
+    if examined is None:
+        return ()
+    sides = [each.filter_side for each in detectors.values() if isinstance(each, EvidenceRegion)]
+    return shared_marks(
+        films.images[np.arange(len(films))],
+        examined,
+        side=sides[0],
+        findings=classifier.findings,
+        names=films.ids.tolist(),
+        patients=films.patients,
+    )
 
 
 def _strata(first: Readings, scored: _Scored, parts: _Rows, patients: Integers) -> Strata:
@@ -326,11 +349,12 @@ def _finite_names(
 
 
 class _Scored(NamedTuple):
-    """(n, s) scores of clean films, (n,) out-of-distribution scores, and (n, k) logits."""
+    """(n, s) scores of clean films, (n,) out-of-distribution scores, (n, k) logits, and regions."""
 
     scores: Floats
     typicality: Floats
     logits: NDArray[np.float32]
+    examined: Examined | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -348,17 +372,19 @@ class _Scoring:
         scores, typicality = np.empty((len(clean), len(self.names))), np.zeros(len(clean))
         logits = np.empty((len(clean), len(self.classifier.findings)), np.float32)
         detectors = {name: self.asked.detectors[name] for name in self.states}
+        examined: list[Examined] = []
         for rows in blocks(len(clean), BATCH):
             readings = read(self.classifier, clean.images[rows])
             logits[rows] = readings.logits
-            scores[rows], _ = score_films(
+            scores[rows], found = score_films(
                 detectors, self.states, self.names, self.classifier, readings
             )
+            examined += [] if found is None else [found]
             if self.asked.typical is not None and self.look is not None:
                 typicality[rows] = self.asked.typical.score(self.classifier, readings, self.look)
             if progress is not None:
                 progress("calibration films", int(rows[-1]) + 1, len(clean))
-        return _Scored(scores, typicality, logits)
+        return _Scored(scores, typicality, logits, Examined.joined(examined) if examined else None)
 
 
 def _in_order(state: State) -> State:

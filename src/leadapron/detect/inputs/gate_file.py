@@ -26,6 +26,7 @@ from leadapron.detect.inputs.clinic import Clinic
 from leadapron.detect.inputs.gate import Gate, fuse
 from leadapron.detect.inputs.groups import Group
 from leadapron.detect.inputs.readings import InputDetector, State
+from leadapron.detect.inputs.shared_marks import SharedMark
 from leadapron.detect.inputs.strata import Strata
 from leadapron.documents import Finite, dump, parsed
 from leadapron.errors import LeadapronError, StoreError, UsageError
@@ -205,6 +206,12 @@ class StoredGate:
         return np.concatenate([grey, *held])
 
     @property
+    def doubts(self) -> tuple[str, ...]:
+        """Why the gate may not hold, one sentence or two each."""
+        shared = [mark.words for clinic in self.gate.clinics for mark in clinic.shared]
+        return (*filter(None, [self.made.doubt]), *shared)
+
+    @property
     def films(self) -> int:
         """Number of clean films that it was made from."""
         return sum(len(clinic.hashes) for clinic in self.gate.clinics)
@@ -261,6 +268,7 @@ class ClinicFacts:
         patients: number of patients of the films that set its threshold.
         threshold: score that suspicious films exceed, where they share one threshold.
         groups: kind and name of each group of these films.
+        shared: marks that films share and that drive the model.
     """
 
     name: str
@@ -268,6 +276,7 @@ class ClinicFacts:
     patients: int
     threshold: Finite
     groups: tuple[tuple[str, str], ...]
+    shared: tuple[SharedMark, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -302,7 +311,7 @@ class GateDocument:
         numbers: the numbers' file; None in the copy of this document inside that file.
     """
 
-    SCHEMA: ClassVar[int] = 4
+    SCHEMA: ClassVar[int] = 5
 
     format: Literal["leadapron gate"]
     results_version: int
@@ -478,6 +487,7 @@ def _document(stored: StoredGate, folder: Path, arrays: Arrays) -> GateDocument:
                 patients=clinic.patient_count,
                 threshold=threshold,
                 groups=tuple((group.kind, group.name) for group in clinic.groups),
+                shared=clinic.shared,
             )
             for clinic, threshold in zip(gate.clinics, gate.thresholds, strict=True)
         ),
@@ -601,6 +611,7 @@ def _clinic(facts: ClinicFacts, document: GateDocument, arrays: Arrays, here: st
             for (kind, name), films in zip(facts.groups, masks, strict=True)
         ),
         strata=Strata(**{name: divided[name] for name in STRATA}) if divided else None,
+        shared=tuple(each.cleaned() for each in facts.shared),
         **{name: arrays[f"{here}{name}"] for name in CALIBRATED},
     )
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,12 @@ class Examined:
     logits: NDArray[np.float32]
     rises: Floats
     falls: Floats
+
+    @classmethod
+    def joined(cls, parts: Sequence[Examined]) -> Examined:
+        """Return the regions of several batches of films, one or more, as those of all films."""
+        names = [each.name for each in fields(cls)]
+        return cls(**{n: np.concatenate([getattr(part, n) for part in parts]) for n in names})
 
 
 @dataclass(frozen=True, kw_only=True)

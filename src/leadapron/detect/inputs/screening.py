@@ -289,7 +289,7 @@ def screening(
 
 
 def _notes(stored: StoredGate, missing: int, others: int) -> list[str]:
-    notes = [stored.made.doubt] if stored.made.doubt else []
+    notes = list(stored.doubts)
     if others:
         notes.append(f"Left out: {count(others, 'file')} of other kinds.")
     if missing:

@@ -21,6 +21,7 @@ from leadapron.detect.inputs.calibration import extend_opened
 from leadapron.detect.inputs.comparison import OldGate
 from leadapron.detect.inputs.decision import decide_images
 from leadapron.detect.inputs.fitting import threshold_rows
+from leadapron.detect.inputs.gate import most_alike
 from leadapron.detect.inputs.gate_file import GateDocument, numbers_of, read_gate, write_gate
 from leadapron.detect.inputs.screening import screening
 from leadapron.detect.inputs.shared_marks import SharedMark
@@ -144,16 +145,51 @@ def test_marks_that_films_share_are_warned_of_and_kept(made, tmp_path, model):
         gate=replace(made.stored.gate, clinics=(replace(clinic, shared=(mark,)),)),
     )
     lines = calibrate_lines(replace(made, stored=doubted).document())
-    assert any(line.startswith("WARNING: 7 of 50 calibration films share a mark") for line in lines)
+    assert any(line.startswith("WARNING: 7 of 50 films that were given as ") for line in lines)
     write_gate(tmp_path / "gate.json", doubted)
     again = read_gate(tmp_path / "gate.json", INPUT_DETECTORS, TYPICAL)
     (doubt,) = again.doubts
     assert doubt == (
-        "7 of 50 calibration films share a mark that adds Mass\\x1b (row 3, column 4, 9 pixels "
-        "wide), so the gate lets it pass. Look at a.png, b\\n.png and 5 more; if it doesn't belong "
-        "there, leave the films out and calibrate again."
+        "7 of 50 films that were given as clean share a mark that adds Mass\\x1b (row 3, column 4, "
+        "9 pixels wide), so the gate lets it pass. Look at a.png, b\\n.png and 5 more; if it "
+        "doesn't belong there, leave the films out and calibrate again."
     )
     assert doubt in screening(again, []).notes
+
+
+def test_pictures_are_kept_if_asked_for_and_checked(made, model, tmp_path):
+    out = tmp_path / "gate.json"
+    clean = {**CLEAN, "false_alarm": 0.06, "pictures": True}
+    again = calibrate(model, SOURCE, out, **clean)
+    stored = read_gate(out, INPUT_DETECTORS, TYPICAL)
+    (clinic,), (before,) = stored.gate.clinics, made.stored.gate.clinics
+    assert before.pictures is None
+    assert clinic.references == before.references
+    assert clinic.pictures.shape == (len(clinic.references), 32, 32)
+    for picture in clinic.pictures[:5]:
+        np.testing.assert_array_equal(most_alike(stored.gate, 0, picture), picture)
+    ids = open_source(SOURCE, preprocessing=Preprocessing(size=32), count=80, seed=7)
+    rows = [ids.ids.tolist().index(name) for name in clinic.references]
+    np.testing.assert_array_equal(clinic.pictures, ids.images[np.array(rows)])
+    held = len(stored.images) - 1 + len(clinic.pictures)
+    assert f"the pixels of {held} clean films" in again.document().statement
+    assert most_alike(made.stored.gate, 0, clinic.pictures[0]) is None
+    wider = extend_opened(
+        stored, open_gate(out).classifier,
+        open_source(SOURCE, preprocessing=Preprocessing(size=32), count=160, seed=8),
+    )  # fmt: skip
+    assert [len(each.pictures) > 0 for each in wider.stored.gate.clinics] == [True, True]
+    small = replace(clinic, pictures=clinic.pictures[1:])
+    write_gate(out, replace(stored, gate=replace(stored.gate, clinics=(small,))))
+    with pytest.raises(StoreError, match="pictures not as expected"):
+        read_gate(out, INPUT_DETECTORS, TYPICAL)
+
+
+def test_a_gate_that_is_too_large_to_read_is_not_written(made, tmp_path, monkeypatch):
+    monkeypatch.setattr(gate_file, "LARGEST_NUMBERS", 1 << 10)
+    with pytest.raises(StoreError, match="leave out pictures"):
+        write_gate(tmp_path / "gate.json", made.stored)
+    assert not list(tmp_path.iterdir())
 
 
 def test_another_model_is_refused(gate):

@@ -37,4 +37,5 @@ def opened(tmp_path_factory):
     """A gate whose file is a stand-in, for engines of this process."""
     file = tmp_path_factory.mktemp("gate") / "gate.json"
     file.write_text("{}")
-    return replace(la.calibrate(backdoored(), cohort(), false_alarm=0.02).gate, file=file)
+    made = la.calibrate(backdoored(), cohort(), false_alarm=0.02, pictures=True)
+    return replace(made.gate, file=file)

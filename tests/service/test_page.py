@@ -99,7 +99,8 @@ def test_a_readers_token_sends_no_films_and_a_session_opens_no_api(reader):
 
 def test_every_path_but_the_static_files_needs_a_session(visitor, place):
     _, (film, *_) = place
-    for path in ("films", f"films/{film}", f"films/{film}/pixels", "reviews.csv", "reviews.json"):
+    one = f"films/{film}"
+    for path in ("films", one, f"{one}/pixels", f"{one}/alike", "reviews.csv", "reviews.json"):
         answer = visitor.get(f"/ui/{path}")
         assert answer.status_code == 401, path
         assert answer.json()["use"] == RESEARCH
@@ -254,6 +255,31 @@ def test_a_film_comes_with_evidence_and_the_pixels_that_the_model_saw(reader, pl
     for name in ("x", "0" * 32, "%2e%2e%2fsalt"):
         assert reader.get(f"/ui/films/{name}").status_code == 404
         assert reader.get(f"/ui/films/{name}/pixels").status_code == 404
+
+
+def test_the_most_alike_calibration_film_comes_beside_a_film(reader, place, opened, tmp_path):
+    from page_scenes import MEIER, Browser, desk, some_films
+
+    from leadapron.detect.inputs.decision import decide_image
+
+    made, (film, *_, bad) = place
+    assert reader.get(f"/ui/films/{film}").json()["alike"] is True
+    content = reader.get(f"/ui/films/{film}/alike").content
+    gate = opened.stored.gate
+    decision = decide_image(gate, opened.classifier, made.engine.image(film))
+    expected = gate.clinics[0].pictures[gate.clinics[0].references.index(decision.nearest[0])]
+    assert np.array_equal(np.frombuffer(content, np.uint8).reshape(32, 32), expected)
+    assert reader.get(f"/ui/films/{bad}").json()["alike"] is False
+    assert reader.get(f"/ui/films/{bad}/alike").status_code == 404
+    (clinic,) = gate.clinics
+    without = replace(gate, clinics=(replace(clinic, pictures=None),))
+    stored = replace(opened.stored, gate=without)
+    with desk(replace(opened, stored=stored), tmp_path / "spool") as other:
+        (name, *_) = some_films(other)
+        visitor = Browser(other.web)
+        visitor.sign_in(MEIER)
+        assert visitor.get(f"/ui/films/{name}").json()["alike"] is False
+        assert visitor.get(f"/ui/films/{name}/alike").status_code == 404
 
 
 def test_films_of_16_bits_are_sent_with_the_lower_byte_first(reader, place, monkeypatch):

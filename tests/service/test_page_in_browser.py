@@ -101,7 +101,7 @@ def entered(browser, place):
         context.close()
 
 
-def opened(page, row=0):
+def opened_film(page, row=0):
     """Open a film of the list by a click."""
     link = page.locator("#films a").nth(row)
     name = link.get_attribute("href")[1:]
@@ -110,25 +110,29 @@ def opened(page, row=0):
     return name
 
 
-def drawn(page):
-    """(h, w, 3) what the canvas shows, in its own pixels."""
-    height, width, values = page.evaluate("""() => {
-      const canvas = document.getElementById("canvas");
+def drawn(page, canvas="canvas"):
+    """(h, w, 3) what a canvas shows, in its own pixels."""
+    height, width, values = page.evaluate(
+        """(name) => {
+      const canvas = document.getElementById(name);
       if (!canvas.width) return [0, 0, ""];
       const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
       let text = "";
       for (let i = 0; i < data.length; i += 8192)
         text += String.fromCharCode(...data.subarray(i, i + 8192));
       return [canvas.height, canvas.width, btoa(text)];
-    }""")
+    }""",
+        canvas,
+    )
     pixels = np.frombuffer(base64.b64decode(values), np.uint8)
     return pixels.reshape(height, width, 4)[:, :, :3]
 
 
-def on_canvas(page, image):
-    """Where a film's pixel is on the canvas at zoom 1: scale, left and top."""
+def on_canvas(page, image, canvas="canvas"):
+    """Where a film's pixel is on a canvas at zoom 1: scale, left and top."""
     height, width = page.evaluate(
-        "() => { const c = document.getElementById('canvas'); return [c.height, c.width]; }"
+        "(name) => { const c = document.getElementById(name); return [c.height, c.width]; }",
+        canvas,
     )
     scale = min(width / image.shape[1], height / image.shape[0])
     return (
@@ -138,14 +142,14 @@ def on_canvas(page, image):
     )
 
 
-def greys(page, image):
-    """The canvas's grey value in the middle of each pixel of the film, at zoom 1."""
-    scale, left, top = on_canvas(page, image)
+def greys(page, image, canvas="canvas"):
+    """A canvas's grey value in the middle of each pixel of the film, at zoom 1."""
+    scale, left, top = on_canvas(page, image, canvas)
     rows, columns = (
         np.rint(start + (np.arange(n) + 0.5) * scale).astype(int)
         for start, n in ((top, image.shape[0]), (left, image.shape[1]))
     )
-    return drawn(page)[np.ix_(rows, columns)][:, :, 0]
+    return drawn(page, canvas)[np.ix_(rows, columns)][:, :, 0]
 
 
 # --- flows
@@ -157,7 +161,7 @@ def test_sign_in_list_open_judge_export_sign_out(entered, place, width):
     page = entered(width)
     assert page.locator("#counts").inner_text() == "5 films: 2 suspicious, 1 can't tell, 2 pass."
     assert page.evaluate(BEYOND) == []
-    name = opened(page)
+    name = opened_film(page)
     assert name in films[:2]
     assert page.locator("#list").is_visible() == (width > 1000)
     assert page.locator("#word").inner_text() == "suspicious"
@@ -169,8 +173,8 @@ def test_sign_in_list_open_judge_export_sign_out(entered, place, width):
     assert "isn't kept here" in page.locator("#shown").inner_text()
 
     page.get_by_role("button", name="No trigger").click()
+    page.get_by_role("status").filter(has_text="Kept: no trigger.").wait_for()
     page.get_by_role("button", name="No trigger", pressed=True).wait_for()
-    assert page.get_by_role("status").inner_text() == "Kept: no trigger."
     page.get_by_role("link", name="All films").click()
     assert page.locator("#films a").first.get_attribute("aria-label").endswith(
         "my verdict no trigger"
@@ -206,7 +210,7 @@ def test_a_wrong_token_is_said(entered):
 def test_a_session_that_ends_empties_the_page(entered, place):
     made, *_ = place
     page = entered()
-    name = opened(page)
+    name = opened_film(page)
     made.web._page._sessions._sessions.clear()
     page.get_by_role("button", name="Refresh").click()
     page.get_by_role("alert").filter(has_text="Your session has ended").wait_for()
@@ -233,7 +237,7 @@ def test_an_unattended_page_empties_itself(entered):
 
 def test_what_fails_is_said_and_nothing_seems_kept(entered):
     page = entered()
-    opened(page, 4)
+    opened_film(page, 4)
     page.route("**/reviews", lambda route: route.abort())
     page.get_by_role("button", name="Trigger", exact=True).click()
     page.get_by_role("alert").filter(has_text="The service doesn't answer.").wait_for()
@@ -251,7 +255,7 @@ def test_the_alarm_of_a_gate_that_no_longer_holds_is_shown(entered, place, monke
 
 def test_a_film_without_a_picture_opens(entered):
     page = entered()
-    opened(page, 2)
+    opened_film(page, 2)
     assert page.locator("#word").inner_text() == "can't tell"
     assert page.get_by_text("There is no picture").is_visible()
     assert not page.locator("#viewer").is_visible()
@@ -261,9 +265,9 @@ def test_a_film_without_a_picture_opens(entered):
 def test_address_and_history_lead_to_a_film(entered, place):
     *_, address = place
     page = entered()
-    first = opened(page)
+    first = opened_film(page)
     page.wait_for_load_state("networkidle")
-    assert len([url for url in page.asked if first in url]) == 2  # the film and its pixels, once
+    assert len([url for url in page.asked if first in url]) == 3  # it, its pixels, another's
     page.get_by_role("link", name="Next film").click()
     page.wait_for_function("first => !location.hash.includes(first)", arg=first)
     page.go_back()
@@ -278,7 +282,7 @@ def test_filters_leave_what_they_say(entered):
     page = entered()
     page.get_by_label("Show").select_option("pass")
     assert page.locator("#films a").count() == 2
-    opened(page)
+    opened_film(page)
     page.get_by_role("button", name="Can't tell").click()
     page.get_by_role("button", name="Can't tell", pressed=True).wait_for()
     page.get_by_label("not judged by me").check()
@@ -293,7 +297,7 @@ def test_filters_leave_what_they_say(entered):
 def test_the_canvas_shows_the_pixels_and_the_region_of_the_film(entered, place):
     made, *_ = place
     page = entered()
-    name = opened(page)
+    name = opened_film(page)
     image = made.engine.image(name)
     page.get_by_role("checkbox", name="evidence region").uncheck()
     assert np.abs(greys(page, image).astype(int) - image).max() <= 1
@@ -308,10 +312,31 @@ def test_the_canvas_shows_the_pixels_and_the_region_of_the_film(entered, place):
     assert inside[0] == inside[1] == inside[2]  # the film itself isn't covered
 
 
+def test_the_most_alike_calibration_film_is_shown_beside_with_the_same_view(entered, place, opened):
+    made, *_ = place
+    page = entered()
+    name = opened_film(page)
+    clinic = opened.stored.gate.clinics[0]
+    other = made.engine.most_alike(name, 1)
+    assert any(np.array_equal(other, each) for each in clinic.pictures)
+    page.get_by_role("checkbox", name="evidence region").uncheck()
+    assert np.abs(greys(page, other, "alike").astype(int) - other).max() <= 1
+    page.get_by_label("Window").fill("100")
+    expected = np.clip(255 * (other.astype(float) - 128 + 50) / 100, 0, 255)
+    assert np.abs(greys(page, other, "alike") - expected).max() <= 1
+    boxes = [page.locator(each).bounding_box() for each in ("#canvas", "#alike")]
+    assert boxes[0]["y"] == pytest.approx(boxes[1]["y"], abs=2)  # side by side
+    assert boxes[0]["width"] == pytest.approx(boxes[1]["width"], abs=4)
+    assert page.get_by_role("img", name="The calibration film that looks most like").count() == 1
+    page.get_by_role("button", name="Sign out").click()
+    page.get_by_label("Your token").wait_for()
+    assert not drawn(page, "alike").any()
+
+
 def test_window_level_and_invert_follow_their_formula(entered, place):
     made, *_ = place
     page = entered(390)
-    image = made.engine.image(opened(page)).astype(float)
+    image = made.engine.image(opened_film(page)).astype(float)
     page.get_by_role("checkbox", name="evidence region").uncheck()
     page.get_by_label("Window").fill("100")
     page.get_by_label("Level").fill("130")
@@ -332,7 +357,7 @@ def test_films_of_16_bits_are_windowed_in_16_bits(entered, place, monkeypatch):
     image = np.arange(64, dtype=np.uint16).reshape(8, 8) + 40_000
     monkeypatch.setattr(made.engine, "image", lambda _: image)
     page = entered()
-    opened(page)
+    opened_film(page)
     page.get_by_role("checkbox", name="evidence region").uncheck()
     page.get_by_role("button", name="Fit grey levels").click()
     shown = greys(page, image).astype(int)
@@ -342,7 +367,7 @@ def test_films_of_16_bits_are_windowed_in_16_bits(entered, place, monkeypatch):
 
 def test_wheel_and_drag_zoom_and_move(entered):
     page = entered()
-    opened(page)
+    opened_film(page)
     box = page.locator("#canvas").bounding_box()
     page.mouse.move(box["x"] + box["width"] / 4, box["y"] + box["height"] / 4)
     for _ in range(3):
@@ -416,7 +441,7 @@ def test_the_keyboard_alone_does_everything(entered):
 
 def test_shortcuts_work_on_the_film_alone(entered):
     page = entered()
-    opened(page)
+    opened_film(page)
     page.locator("#film-title").focus()
     page.keyboard.type("e+[")
     assert page.get_by_role("checkbox", name="evidence region").is_checked()
@@ -425,7 +450,7 @@ def test_shortcuts_work_on_the_film_alone(entered):
 
 def test_the_skip_link_leads_to_the_films_and_closes_none(entered):
     page = entered()
-    name = opened(page)
+    name = opened_film(page)
     page.get_by_role("link", name="Skip to the films").focus()
     page.keyboard.press("Enter")
     page.wait_for_function("() => document.activeElement.id == 'main'")
@@ -434,7 +459,7 @@ def test_the_skip_link_leads_to_the_films_and_closes_none(entered):
 
 def test_focus_comes_back_to_the_film_in_the_list(entered):
     page = entered(390)
-    name = opened(page, 1)
+    name = opened_film(page, 1)
     page.get_by_role("link", name="All films").click()
     page.wait_for_function(f"() => document.activeElement.hash == '#{name}'")
 
@@ -447,7 +472,7 @@ def test_roles_names_and_contrast(entered, width, colours):
         page.get_by_role("button", name="Light colours").click()
     background = page.evaluate("() => getComputedStyle(document.documentElement).backgroundColor")
     assert background == ("rgb(21, 23, 26)" if colours == "dark" else "rgb(253, 253, 251)")
-    for look in (lambda: None, lambda: opened(page)):
+    for look in (lambda: None, lambda: opened_film(page)):
         look()
         page.wait_for_timeout(50)
         assert page.evaluate(PALE) == []

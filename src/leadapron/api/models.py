@@ -400,6 +400,7 @@ def calibrate(
     *,
     false_alarm: float = calibrating.FALSE_ALARM,
     by_reading: bool = False,
+    pictures: bool = False,
     against: str | os.PathLike[str] | OpenGate | CalibrateResult | None = None,
     machine: Machine = AUTO,
     **settings: Any,
@@ -414,6 +415,7 @@ def calibrate(
         false_alarm: share of clean films like these that may be called suspicious.
         by_reading: whether each finding that the model reads on enough films has a threshold of its
             own, so that the rate holds on these films too.
+        pictures: whether the gate keeps the films that others are compared with, to be shown.
         against: a gate that the new one is to replace; the result's `compared` then shows them
             side by side.
         machine: device, precision, backend, cache and progress.
@@ -437,6 +439,7 @@ def calibrate(
         path=file_of(path).absolute() if opened.content else path,
         false_alarm=false_alarm,
         by_reading=by_reading,
+        pictures=pictures,
         name=_clinic_name(clean),
         window=str(settings.get("window", "header")),
         against=old,

@@ -39,6 +39,7 @@ def calibrate(
     against: Path | None = None,
     false_alarm: float | None = None,
     by_reading: bool = False,
+    pictures: bool = False,
     opening: Opening = AS_FOUND,
     machine: Machine = AUTO,
     **options: Any,
@@ -58,6 +59,8 @@ def calibrate(
             suspicious; 0.01 if left out, and the gate's with `extend`.
         by_reading: each finding that the model reads on enough films has a threshold of its own,
             so that the rate holds on these films too; a widened gate keeps this.
+        pictures: the gate keeps the films that others are compared with, so that the service's page
+            shows the one that looks most alike; a widened gate keeps this.
         opening: what is stated of the model, and how it is opened; the gate keeps what is stated.
         machine: device, precision, backend, cache and progress.
         **options: settings of the source.
@@ -70,7 +73,8 @@ def calibrate(
     """
     refuse_others(out)
     if extend is not None:
-        given = {"against": against, "false_alarm": false_alarm, "by_reading": by_reading or None}
+        given = {"against": against, "false_alarm": false_alarm, "by_reading": by_reading or None,
+                 "pictures": pictures or None}  # fmt: skip
         if stated := [name for name, value in given.items() if value is not None]:
             raise UsageError(f"{', '.join(stated)}: a widened gate keeps its own; leave it out")
         made = _extended(extend, model, clean, opening, machine, options)
@@ -81,7 +85,7 @@ def calibrate(
         refuse_rate(rate)
         made = _calibrated(
             model, clean, opening, machine, options, false_alarm=rate, by_reading=by_reading,
-            against=None if against is None else _old(against, opening, machine),
+            pictures=pictures, against=None if against is None else _old(against, opening, machine),
         )  # fmt: skip
     write_gate(out, made.stored)
     return replace(made, file=out)

@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leadapron.detect.inputs.decision import Decision, decide_images
+from leadapron.detect.inputs.gate import most_alike
 from leadapron.detect.verdict import ScreenWord
 from leadapron.documents import dump
 from leadapron.errors import FilmError, LeadapronError, StoreError
@@ -289,6 +290,27 @@ class Engine:
     def image(self, film: str) -> NDArray[Any] | None:
         """Return (h, w) the model's input of an answered film; None if there is none."""
         return self._spool.image(film)
+
+    def most_alike(self, film: str, clinic: int) -> NDArray[Any] | None:
+        """Return (h, w) the calibration film that looks most like an answered film.
+
+        Args:
+            film: its id.
+            clinic: number of the clinic that decided, from 1.
+
+        Returns:
+            None for a gate that keeps no pictures, or a film without one.
+        """
+        image = self._spool.image(film)
+        gate = self._opened.stored.gate
+        if image is None or not 1 <= clinic <= len(gate.clinics):
+            return None
+        return most_alike(gate, clinic - 1, image)
+
+    @property
+    def pictured(self) -> bool:
+        """Whether the gate keeps calibration films to be shown."""
+        return any(each.pictures is not None for each in self._opened.stored.gate.clinics)
 
     def when_answered(self, film: str) -> Future[None]:
         """Return a future that is done once the film no longer waits."""

@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from fastapi import Request, Response
+from numpy.typing import NDArray
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -182,6 +183,8 @@ class Page:
         image = await asyncio.to_thread(self._engine.image, judged.answer.id)
         reviews = self._reviews.of(judged.answer.id)
         mine = any(review.reader == session.reader for review in reviews)
+        decision = judged.answer.decision
+        clinic = None if decision is None else decision.clinic
         shape = None
         if image is not None:
             height, width = image.shape
@@ -192,6 +195,7 @@ class Page:
             {
                 "answer": json.loads(judged.content),
                 "image": shape,
+                "alike": None not in (shape, clinic) and self._engine.pictured,
                 "reviews": [
                     {"reader": each.reader, "call": each.call, "at": each.at,
                      "mine": each.reader == session.reader}
@@ -206,10 +210,19 @@ class Page:
         image = await asyncio.to_thread(self._engine.image, request.path_params["film"])
         if image is None:
             raise RequestRefusedError(404, "No such film, or a film without a picture.")
-        order = image.dtype.newbyteorder("<")
-        return Response(
-            image.astype(order, copy=False).tobytes(), media_type="application/octet-stream"
-        )
+        return _pixels(image)
+
+    async def alike(self, request: Request) -> Response:
+        """Return the calibration film that looks most like a film, as `pixels`."""
+        self._session(request)
+        answer = (await asyncio.to_thread(self._judged, request)).answer
+        clinic = None if answer.decision is None else answer.decision.clinic
+        found = None
+        if clinic is not None:
+            found = await asyncio.to_thread(self._engine.most_alike, answer.id, clinic)
+        if found is None:
+            raise RequestRefusedError(404, "No such film, or the gate keeps no pictures.")
+        return _pixels(found)
 
     async def review(self, request: Request) -> Response:
         """Keep this reader's verdict on a film."""
@@ -279,6 +292,7 @@ class Page:
             ("GET", f"{ROOT}/films", self.films),
             ("GET", f"{ROOT}/films/{{film}}", self.film),
             ("GET", f"{ROOT}/films/{{film}}/pixels", self.pixels),
+            ("GET", f"{ROOT}/films/{{film}}/alike", self.alike),
             ("POST", f"{ROOT}/films/{{film}}/reviews", self.review),
             ("GET", f"{ROOT}/reviews.csv", self.export),
             ("GET", f"{ROOT}/reviews.json", self.export),
@@ -322,6 +336,13 @@ async def _sent(request: Request) -> dict[str, Any]:
     if not isinstance(facts, dict):
         raise RequestRefusedError(400, "Expected an object of JSON.")
     return facts
+
+
+def _pixels(image: NDArray[Any]) -> Response:
+    """Grey values row by row: a byte a pixel, or two with the lower one first."""
+    order = image.dtype.newbyteorder("<")
+    content = image.astype(order, copy=False).tobytes()
+    return Response(content, media_type="application/octet-stream")
 
 
 def _session_reply(session: Session | None) -> Response:

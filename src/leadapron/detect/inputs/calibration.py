@@ -25,6 +25,7 @@ from leadapron.detect.inputs import (
     usable,
 )
 from leadapron.detect.inputs.comparison import GateComparison, OldGate, compare_gates
+from leadapron.detect.inputs.fitting import with_pictures
 from leadapron.detect.inputs.gate_file import KEPT, GatedModel, MadeWith, StoredGate, numbers_of
 from leadapron.detect.inputs.groups import GroupRates
 from leadapron.detect.inputs.shared_marks import SharedMark
@@ -217,6 +218,7 @@ def calibrate_opened(
     path: Path,
     false_alarm: float,
     by_reading: bool = False,
+    pictures: bool = False,
     name: str = "",
     window: str = "header",
     against: OldGate | None = None,
@@ -230,6 +232,7 @@ def calibrate_opened(
         path: the model's file, or what to call a model without one.
         false_alarm: share of clean films like these that may be called suspicious.
         by_reading: as `detect.inputs.calibrate`.
+        pictures: whether the gate keeps the films that others are compared with, to be shown.
         name: what the films' clinic is called.
         window: of DICOM files, as `FilmFiles.window`.
         against: a gate to compare the new one with, on the films that set its threshold.
@@ -247,6 +250,8 @@ def calibrate_opened(
         classifier, cohort, INPUT_DETECTORS, WEIGHTS, typical=TYPICAL,
         false_alarm=false_alarm, by_reading=by_reading, name=name, progress=progress,
     )  # fmt: skip
+    if pictures:
+        gate = with_pictures(gate, cohort)
     few = cohort.take(subsample(len(cohort), DOUBTED))  # a folder begins with one class alone
     notes = (
         *said(note for note in cohort.notes if note.doubt),
@@ -314,6 +319,8 @@ def extend_opened(
     _say_cost(classifier, cohort)
     untypical = untypical_films(gate, classifier, cohort.images)
     wider = extend(gate, classifier, cohort, name=name, progress=progress)
+    if gate.clinics[0].pictures is not None:
+        wider = with_pictures(wider, cohort)
     return Calibrated(
         file=None,
         stored=replace(

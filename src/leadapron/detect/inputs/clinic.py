@@ -59,6 +59,7 @@ class Clinic:
         groups: groups of the calibration films.
         strata: what the model reads on the clean films, if thresholds go by that.
         shared: marks that films share and that drive the model: these films may not be clean.
+        pictures: (r, h, w) the reference films, if they are kept to be shown beside others.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Clinic:
     groups: tuple[Group, ...] = ()
     strata: Strata | None = None
     shared: tuple[SharedMark, ...] = ()
+    pictures: NDArray[Any] | None = None
 
     def __len__(self) -> int:
         """Return the number of calibration films."""

@@ -34,7 +34,7 @@ from leadapron.seeds import stream
 from leadapron.text import count, printable
 from leadapron.types import Progress
 
-__all__ = ["calibrate", "extend", "threshold_rows"]
+__all__ = ["calibrate", "extend", "threshold_rows", "with_pictures"]
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -164,6 +164,21 @@ def extend(
 def threshold_rows(clean: Cohort, seed: int = 0) -> Rows:
     """Return the rows of the films that set the threshold in `calibrate`, in its order."""
     return _parts(clean, seed).threshold
+
+
+def with_pictures(gate: Gate, clean: Cohort, seed: int = 0) -> Gate:
+    """Return a gate that keeps the films that others are compared with, to be shown.
+
+    Args:
+        gate: a gate whose last clinic was made of these films.
+        clean: as `calibrate` or `extend`.
+        seed: as there.
+    """
+    *others, last = gate.clinics
+    if not isinstance(gate.typical, Typicality) or last.typical is None:
+        return gate
+    rows = _parts(clean, seed).fit[gate.typical.compared_rows(last.typical)]
+    return replace(gate, clinics=(*others, replace(last, pictures=clean.images[rows])))
 
 
 def _refuse_held(gate: Gate, clean: Cohort) -> None:

@@ -96,6 +96,22 @@ def rate_of(false_alarm: float, clinics: int) -> float:
     return false_alarm if clinics == 1 else false_alarm / 2
 
 
+def most_alike(gate: Gate, clinic: int, image: NDArray[Any]) -> NDArray[Any] | None:
+    """Return (h, w) the clinic's film that looks most like a film; None if it keeps no pictures.
+
+    Args:
+        gate: the gate.
+        clinic: number of the clinic that decided, from 0.
+        image: (h, w) the film, as the gate judged it.
+    """
+    kept = gate.clinics[clinic]
+    if kept.pictures is None or not isinstance(gate.typical, Typicality):
+        return None
+    found = gate.typical.compare(image[None], kept.typical or {})
+    picture: NDArray[Any] = kept.pictures[found.nearest[0, 0]]
+    return picture
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Judged:
     """A gate's results for n films.
@@ -241,7 +257,7 @@ def _looks(gate: Gate, classifier: BlackBox, readings: Readings) -> _Looks:
     for clinic in gate.clinics:
         state = clinic.typical or {}
         if isinstance(detector, Typicality):
-            compared = detector.compare(readings, state)
+            compared = detector.compare(readings.images, state)
             far, near = compared.scores, compared.nearest
         else:
             far, near = detector.score(classifier, readings, state), np.empty((n, 0), np.int64)

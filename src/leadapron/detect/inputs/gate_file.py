@@ -79,6 +79,9 @@ REFERENCES = "references"
 GROUPS = "groups"
 """Array of a clinic's groups, (groups, films) bool."""
 
+PICTURES = "pictures"
+"""Array of a clinic's reference films, if they are kept."""
+
 STRATA = ("levels", "codes", "others")
 """Arrays of a clinic whose thresholds go by what the model reads; fields of `Strata`."""
 
@@ -219,11 +222,13 @@ class StoredGate:
     @property
     def statement(self) -> str:
         """Kind of data that it holds, in a sentence."""
-        named = sum(len(clinic.references) for clinic in self.gate.clinics)
+        clinics = self.gate.clinics
+        named = sum(len(clinic.references) for clinic in clinics)
+        shown = sum(len(each.pictures) for each in clinics if each.pictures is not None)
         return (
-            f"Patient data: it contains the pixels of {len(self.images) - 1} clean films, the "
-            f"names of {named:,} and statistics of {self.films:,}; store it only where those films "
-            "may be stored."
+            f"Patient data: it contains the pixels of {len(self.images) - 1 + shown:,} clean "
+            f"films, the names of {named:,} and statistics of {self.films:,}; store it only where "
+            "those films may be stored."
         )
 
 
@@ -359,6 +364,11 @@ def write_gate(path: Path, stored: StoredGate) -> None:
         {name: np.asarray(array, order="C") for name, array in arrays.items()},
         {FORMAT: canonical_json(_unnumbered(dump(document)))},
     )
+    if len(numbers) > LARGEST_NUMBERS:
+        raise StoreError(
+            f"{numbers_of(path).name} would take {len(numbers) >> 20:,} MiB; at most "
+            f"{LARGEST_NUMBERS >> 20:,} are read back: leave out pictures, or give fewer films"
+        )
     named = NumbersFile(file=numbers_of(path).name, sha256=hashlib.sha256(numbers).hexdigest())
     facts = dump(replace(document, numbers=named))
     text = json.dumps(facts, indent=2, sort_keys=True, allow_nan=False) + "\n"
@@ -448,6 +458,8 @@ def _arrays(gate: Gate) -> Arrays:
         arrays |= {
             f"{here}typical/{key}": np.asarray(v) for key, v in (clinic.typical or {}).items()
         }
+        if clinic.pictures is not None:
+            arrays[f"{here}{PICTURES}"] = clinic.pictures
         if clinic.strata is not None:
             arrays |= {f"{here}strata/{key}": getattr(clinic.strata, key) for key in STRATA}
     for name, array in arrays.items():
@@ -612,8 +624,22 @@ def _clinic(facts: ClinicFacts, document: GateDocument, arrays: Arrays, here: st
         ),
         strata=Strata(**{name: divided[name] for name in STRATA}) if divided else None,
         shared=tuple(each.cleaned() for each in facts.shared),
+        pictures=_pictures(document, arrays, here, len(names.split("\n")) if names else 0),
         **{name: arrays[f"{here}{name}"] for name in CALIBRATED},
     )
+
+
+def _pictures(
+    document: GateDocument, arrays: Arrays, here: str, references: int
+) -> NDArray[Any] | None:
+    """The reference films, if they are kept."""
+    found = arrays.get(f"{here}{PICTURES}")
+    wanted = document.model.preprocessing
+    if found is None:
+        return None
+    if found.shape != (references, wanted.size, wanted.size) or found.dtype != wanted.dtype:
+        raise ValueError("pictures not as expected")
+    return found
 
 
 def _bits(stated: int) -> int:

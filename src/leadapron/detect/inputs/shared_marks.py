@@ -96,8 +96,8 @@ class SharedMark:
         more = f" and {self.films - len(self.named):,} more" if self.films > len(self.named) else ""
         drives = "adds" if self.direction == "added" else "removes"
         return (
-            f"{self.films:,} of {self.of:,} calibration films share a mark that {drives} "
-            f"{self.finding} (row {self.row}, column {self.column}, {self.side} pixels wide), so "
+            f"{self.films:,} of {self.of:,} films that were given as clean share a mark that "
+            f"{drives} {self.finding} (row {self.row}, column {self.column}, {self.side} pixels wide), so "
             f"the gate lets it pass. Look at {named}{more}; if it doesn't belong there, leave the "
             "films out and calibrate again."
         )

@@ -161,19 +161,23 @@ class Typicality:
         Raises:
             UsageError: films smaller than 16 pixels.
         """
-        return self.compare(suspect, state).scores
+        return self.compare(suspect.images, state).scores
 
-    def compare(self, suspect: Readings, state: State) -> Compared:
+    def compare(self, images: NDArray[Any], state: State) -> Compared:
         """Return scores, and the clean films that look most like each film.
 
         These have the smallest sum of the four distances, each as a logarithm in steps.
 
+        Args:
+            images: (n, h, w) films.
+            state: from `fit`.
+
         Raises:
             UsageError: films smaller than 16 pixels.
         """
-        scores = np.zeros(len(suspect))
-        steps = np.zeros((len(suspect), len(state["rows"])))
-        for name, values in _described(suspect.images).items():
+        scores = np.zeros(len(images))
+        steps = np.zeros((len(images), len(state["rows"])))
+        for name, values in _described(images).items():
             median, length = state[f"{name} scale"]
             films = state[f"{name} films"].astype(np.float64)
             scaled = (values - state[f"{name} centre"]) / state[f"{name} spread"]

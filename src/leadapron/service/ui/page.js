@@ -199,6 +199,8 @@ at("refresh").addEventListener("click", began(async () => {
 
 // --- a film
 
+const greys = async (path) => (await request("GET", path)).arrayBuffer();
+
 const asked = () => (/^#[0-9a-f]{32}$/.test(location.hash) ? location.hash.slice(1) : null);
 
 // Show the film that the address names, or none.
@@ -216,11 +218,14 @@ async function follow() {
     return;
   }
   const film = await fetched(`films/${id}`);
-  const pixels = film.image && (await (await request("GET", `films/${id}/pixels`)).arrayBuffer());
+  const [pixels, alike] = await Promise.all([
+    film.image && greys(`films/${id}/pixels`),
+    film.alike && greys(`films/${id}/alike`),
+  ]);
   if (!session || asked() !== id) return; // another film, or nobody, was asked for meanwhile
   open = { id, ...film };
   place(open);
-  viewer.load(film.image, pixels, film.answer.decision);
+  viewer.load(film.image, pixels, alike, film.answer.decision);
   mark();
   at("film-title").focus();
 }
@@ -326,28 +331,34 @@ addEventListener("hashchange", began(follow));
 // --- the picture
 
 const viewer = {
-  picture: null, // canvas with the windowed film
-  values: null, // the film's grey values
+  films: [], // the film, and the one beside it: canvas that shows it, grey values, windowed picture
   shape: null,
   region: null,
   view: null, // zoom, and the film's middle in shares of the film
 
   clear() {
-    this.picture = this.values = this.shape = this.region = null;
-    at("canvas").getContext("2d").clearRect(0, 0, at("canvas").width, at("canvas").height);
+    this.films = [];
+    this.shape = this.region = null;
+    for (const id of ["canvas", "alike"]) at(id).getContext("2d").clearRect(0, 0, at(id).width, at(id).height);
   },
 
-  load(shape, pixels, decision) {
+  load(shape, pixels, alike, decision) {
+    this.clear();
+    at("beside").hidden = !alike;
     for (const id of ["viewer", "controls", "viewer-keys"]) at(id).hidden = shape === null;
     at("no-picture").hidden = shape !== null;
-    if (shape === null) return this.clear();
+    if (shape === null) return;
     this.shape = shape;
-    this.values = shape.white === 255 ? new Uint8Array(pixels) : sixteenBits(pixels);
     this.region = decision.region;
-    this.picture = element("canvas", undefined, { width: shape.width, height: shape.height });
+    this.films = [["canvas", pixels], ["alike", alike]].filter(([, found]) => found).map(([id, found]) => ({
+      canvas: at(id),
+      values: shape.white === 255 ? new Uint8Array(found) : sixteenBits(found),
+      picture: element("canvas", undefined, { width: shape.width, height: shape.height }),
+    }));
     at("width").max = at("level").max = shape.white;
     at("frame").disabled = !this.region;
     const where = this.region ? `evidence region of ${this.region.height} by ${this.region.width} pixels at row ${this.region.row}, column ${this.region.column}` : "no evidence region";
+    at("alike").setAttribute("aria-label", `The calibration film that looks most like it, ${shape.height} by ${shape.width} pixels`);
     at("canvas").setAttribute("aria-label", `The film as the model saw it, ${shape.height} by ${shape.width} pixels, ${where}`);
     this.reset();
   },
@@ -363,9 +374,10 @@ const viewer = {
   // From the 1st to the 99th percentile.
   fit() {
     const counts = new Uint32Array(this.shape.white + 1);
-    for (const value of this.values) counts[value] += 1;
+    const { values } = this.films[0];
+    for (const value of values) counts[value] += 1;
     const grey = (part) => {
-      let left = part * this.values.length;
+      let left = part * values.length;
       return counts.findIndex((n) => (left -= n) <= 0);
     };
     const [low, high] = [grey(0.01), grey(0.99)];
@@ -390,34 +402,37 @@ const viewer = {
       const grey = (255 * (value - level + width / 2)) / width;
       greys[value] = turned ? 255 - grey : grey;
     }
-    const drawn = new ImageData(columns, rows);
-    const points = new Uint32Array(drawn.data.buffer);
-    for (let i = 0; i < this.values.length; i += 1) points[i] = 0xff000000 | (greys[this.values[i]] * 0x010101);
-    this.picture.getContext("2d").putImageData(drawn, 0, 0);
+    for (const { values, picture } of this.films) {
+      const drawn = new ImageData(columns, rows);
+      const points = new Uint32Array(drawn.data.buffer);
+      for (let i = 0; i < values.length; i += 1) points[i] = 0xff000000 | (greys[values[i]] * 0x010101);
+      picture.getContext("2d").putImageData(drawn, 0, 0);
+    }
     this.draw();
   },
 
   // The scale from the film's pixels to the canvas's, and the film's upper left corner there.
-  spot() {
-    const canvas = at("canvas");
+  spot(canvas = at("canvas")) {
     const { width, height } = this.shape;
     const scale = Math.min(canvas.width / width, canvas.height / height) * this.view.zoom;
     return { scale, left: canvas.width / 2 - this.view.x * width * scale, top: canvas.height / 2 - this.view.y * height * scale };
   },
 
   draw() {
-    const canvas = at("canvas");
     const dense = devicePixelRatio || 1;
-    canvas.width = Math.round(canvas.clientWidth * dense);
-    canvas.height = Math.round(canvas.clientHeight * dense);
     at("viewer").classList.toggle("near", this.view?.zoom > 1);
     for (const [id, words] of [["zoom", `${Number(at("zoom").value)}×`], ["width", at("width").value], ["level", at("level").value]]) at(`${id}-value`).textContent = words;
-    if (!this.picture) return;
-    const context = canvas.getContext("2d");
-    const { scale, left, top } = this.spot();
-    context.imageSmoothingEnabled = false; // a pixel that the model saw is a square
-    context.drawImage(this.picture, left, top, this.shape.width * scale, this.shape.height * scale);
+    for (const { canvas, picture } of this.films) {
+      canvas.width = Math.round(canvas.clientWidth * dense);
+      canvas.height = Math.round(canvas.clientHeight * dense);
+      const context = canvas.getContext("2d");
+      const { scale, left, top } = this.spot(canvas);
+      context.imageSmoothingEnabled = false; // a pixel that the model saw is a square
+      context.drawImage(picture, left, top, this.shape.width * scale, this.shape.height * scale);
+    }
     if (!this.region || !at("frame").checked) return;
+    const context = at("canvas").getContext("2d");
+    const { scale, left, top } = this.spot();
     const { row, column, height, width } = this.region;
     for (const [colour, thick] of [["#000", 5], ["#4fe3ff", 2]]) {
       const out = 3 * dense; // around the region, not over it

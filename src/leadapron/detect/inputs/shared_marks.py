@@ -97,9 +97,9 @@ class SharedMark:
         drives = "adds" if self.direction == "added" else "removes"
         return (
             f"{self.films:,} of {self.of:,} films that were given as clean share a mark that "
-            f"{drives} {self.finding} (row {self.row}, column {self.column}, {self.side} pixels wide), so "
-            f"the gate lets it pass. Look at {named}{more}; if it doesn't belong there, leave the "
-            "films out and calibrate again."
+            f"{drives} {self.finding} (row {self.row}, column {self.column}, {self.side} pixels "
+            f"wide), so the gate lets it pass. Look at {named}{more}; if it doesn't belong there, "
+            "leave the films out and calibrate again."
         )
 
 

@@ -145,14 +145,15 @@ def test_marks_that_films_share_are_warned_of_and_kept(made, tmp_path, model):
         gate=replace(made.stored.gate, clinics=(replace(clinic, shared=(mark,)),)),
     )
     lines = calibrate_lines(replace(made, stored=doubted).document())
-    assert any(line.startswith("WARNING: 7 of 50 films that were given as ") for line in lines)
+    (line,) = (line for line in lines if line.startswith("WARNING: 7 of 50 films that were given"))
+    assert line.endswith("They are a.png, b\n.png and 5 more.")
     write_gate(tmp_path / "gate.json", doubted)
     again = read_gate(tmp_path / "gate.json", INPUT_DETECTORS, TYPICAL)
     (doubt,) = again.doubts
     assert doubt == (
         "7 of 50 films that were given as clean share a mark that adds Mass\\x1b (row 3, column 4, "
-        "9 pixels wide), so the gate lets it pass. Look at a.png, b\\n.png and 5 more; if it "
-        "doesn't belong there, leave the films out and calibrate again."
+        "9 pixels wide), so the gate lets it pass. If it doesn't belong there, leave these films "
+        "out and calibrate again."
     )
     assert doubt in screening(again, []).notes
 

@@ -19,6 +19,7 @@ from described import assert_described
 from dicom_files import SECRETS, header, with_pixels, write
 from leadapron.detect.inputs.decision import Decision
 from leadapron.detect.inputs.groups import Group
+from leadapron.detect.inputs.shared_marks import SharedMark
 from leadapron.documents import dump, read
 from leadapron.errors import StoreError, UsageError
 from leadapron.service import engine as engine_module
@@ -43,6 +44,20 @@ def keeping(tmp_path):
 def at_once(monkeypatch):
     """Second attempts come without a pause."""
     monkeypatch.setattr(engine_module, "PAUSE", 0.01)
+
+
+def test_a_gates_doubts_are_logged_without_names_of_films(opened, keeping, caplog):
+    mark = SharedMark(
+        finding="Mass", direction="added", row=1, column=2, side=9, films=3,
+        named=("meier-7.png",), of=90, p=1e-5,
+    )  # fmt: skip
+    gate = opened.stored.gate
+    clinics = (replace(gate.clinics[0], shared=(mark,)),)
+    doubted = replace(opened, stored=replace(opened.stored, gate=replace(gate, clinics=clinics)))
+    with caplog.at_level(logging.WARNING), running(doubted, keeping):
+        pass
+    assert "3 of 90 films that were given as clean share a mark that adds Mass" in caplog.text
+    assert "meier" not in caplog.text
 
 
 class Counts(Watch):

@@ -75,7 +75,11 @@ def calibrate_lines(made: CalibrationDocument) -> list[str]:
         made: the calibration.
     """
     said = [*_clinic_lines(made), _promise(made)]
-    said += [f"WARNING: {mark.words}" for clinic in made.clinics for mark in clinic.shared]
+    said += [
+        f"WARNING: {mark.words} They are {mark.films_words}."
+        for clinic in made.clinics
+        for mark in clinic.shared
+    ]
     if made.widened is not None:
         said.append(_widened(made))
     if made.compared is not None:

@@ -6,10 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from input_scenes import backdoored, black_square, cohort, films
+from input_scenes import SMALL, backdoored, black_square, cohort, films
 
 from leadapron.detect.inputs import REGION, SMOOTHED, EvidenceRegion, Examined, calibrate
+from leadapron.detect.inputs import shared_marks as shared_marks_module
 from leadapron.detect.inputs.shared_marks import _Films, _largest_parts, _p, shared_marks
+from leadapron.films.cohort import Cohort
 
 DETECTORS = {REGION: EvidenceRegion()}
 WEIGHTS = {REGION: 1.0, SMOOTHED: 1.0}
@@ -27,10 +29,10 @@ def examined(scores, boxes, rises=None):
 
 
 def shared(images, scores, boxes):
-    names, patients = [f"f{i}" for i in range(len(images))], np.arange(len(images))
-    return shared_marks(
-        images, examined(scores, boxes), side=9, findings=FINDINGS, names=names, patients=patients
-    )
+    n = len(images)
+    names = np.array([f"f{i}" for i in range(n)])
+    clean = Cohort(images, np.zeros((n, 2), np.float32), FINDINGS, names, names, SMALL)
+    return shared_marks(clean, examined(scores, boxes), side=9, findings=FINDINGS)
 
 
 def poisoned(count):
@@ -121,6 +123,15 @@ def test_a_mark_in_another_films_own_region_counts():
     images[1:] = black_square(images[1:], row=20, column=25)
     boxes = np.array([[1, 1, 9, 9], [17, 22, 9, 9]])
     assert _Films.of(images, examined([1.0, 1.0], boxes), 9).same_as(0)[1] >= 9
+
+
+def test_of_very_many_films_a_part_is_compared(monkeypatch):
+    monkeypatch.setattr(shared_marks_module, "MOST_PIXELS", 120 * 32 * 32 + 5)
+    images = films(160, 3)
+    images[:40] = black_square(images[:40])
+    (found,) = shared(images, 160 - np.arange(160.0), np.tile([9, 14, 9, 9], (160, 1)))
+    assert found.of == 120
+    assert 20 < found.films < 40
 
 
 def test_two_marks_are_two():

@@ -313,14 +313,7 @@ def _shared(
     if examined is None:
         return ()
     sides = [each.filter_side for each in detectors.values() if isinstance(each, EvidenceRegion)]
-    return shared_marks(
-        films.images[np.arange(len(films))],
-        examined,
-        side=sides[0],
-        findings=classifier.findings,
-        names=films.ids.tolist(),
-        patients=films.patients,
-    )
+    return shared_marks(films, examined, side=sides[0], findings=classifier.findings)
 
 
 def _strata(first: Readings, scored: _Scored, parts: _Rows, patients: Integers) -> Strata:

@@ -56,6 +56,10 @@ class Examined:
         names = [each.name for each in fields(cls)]
         return cls(**{n: np.concatenate([getattr(part, n) for part in parts]) for n in names})
 
+    def take(self, rows: NDArray[np.int64]) -> Examined:
+        """Return those of some of the films, in the order of `rows`."""
+        return Examined(**{each.name: getattr(self, each.name)[rows] for each in fields(self)})
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvidenceRegion:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from leadapron.detect.inputs.region import Examined, background
 from leadapron.detect.models.sweep import Direction
 from leadapron.documents import Finite, ShownPath
+from leadapron.films.cohort import Cohort, blocks, subsample
 from leadapron.text import clean, printable
 
 __all__ = ["SharedMark", "shared_marks"]
@@ -49,6 +50,13 @@ HIGH = 0.1
 
 MOST = 8
 """Films with the mark that are looked at, the highest ones, at most."""
+
+MOST_PIXELS = 1 << 29
+"""Pixels of all films that are compared, at most; they take twice as many bytes in memory, or three
+times for 16 bits."""
+
+BLOCK = 256
+"""Films whose background is computed at a time."""
 
 NAMED = 5
 """Films that are named."""
@@ -91,26 +99,24 @@ class SharedMark:
 
     @property
     def words(self) -> str:
-        """What to do about it, in two sentences."""
-        named = ", ".join(self.named)
-        more = f" and {self.films - len(self.named):,} more" if self.films > len(self.named) else ""
+        """What to do about it, in two sentences that name no film."""
         drives = "adds" if self.direction == "added" else "removes"
         return (
             f"{self.films:,} of {self.of:,} films that were given as clean share a mark that "
             f"{drives} {self.finding} (row {self.row}, column {self.column}, {self.side} pixels "
-            f"wide), so the gate lets it pass. Look at {named}{more}; if it doesn't belong there, "
-            "leave the films out and calibrate again."
+            "wide), so the gate lets it pass. If it doesn't belong there, leave these films out "
+            "and calibrate again."
         )
+
+    @property
+    def films_words(self) -> str:
+        """The films, as a list that ends with the number of those that aren't named."""
+        more = f" and {self.films - len(self.named):,} more" if self.films > len(self.named) else ""
+        return ", ".join(self.named) + more
 
 
 def shared_marks(
-    images: NDArray[Any],
-    examined: Examined,
-    *,
-    side: int,
-    findings: Sequence[str],
-    names: Sequence[str],
-    patients: NDArray[Any],
+    clean: Cohort, examined: Examined, *, side: int, findings: Sequence[str]
 ) -> tuple[SharedMark, ...]:
     """Return the marks that several films share, and that come with strong evidence.
 
@@ -125,32 +131,35 @@ def shared_marks(
     as noise or a faint blend; nor some pixels apart.
 
     Args:
-        images: (n, h, w) films that are taken for clean.
+        clean: n films that are taken for clean; a random part of them is compared if they have more
+            than `MOST_PIXELS` pixels.
         examined: their evidence regions.
         side: of the median filter that removes small detail.
         findings: the model's k findings.
-        names: n names.
-        patients: (n,) patients.
     """
-    films = _Films.of(images, examined, side)
+    height, width = clean.images.shape[1:]
+    rows = subsample(len(clean), MOST_PIXELS // (height * width))
+    examined, patients = examined.take(rows), clean.patients[rows]
+    names = [printable(name) for name in clean.ids[rows].tolist()]
+    films = _Films.of(clean.images[rows], examined, side)
     order = np.argsort(-np.nan_to_num(examined.scores, nan=-np.inf), kind="stable")
     free = np.isfinite(examined.scores)
     found: list[SharedMark] = []
     while (best := _best(films, examined.scores, order, free, patients)) is not None:
         p, marked = best
         finding, rise = _driven(examined, marked)
-        rows = [film for film in order if marked[film]]
-        row, column, height, _ = (int(value) for value in examined.boxes[rows[0]])
+        with_mark = [film for film in order if marked[film]]
+        row, column, edge, _ = (int(value) for value in examined.boxes[with_mark[0]])
         found.append(
             SharedMark(
                 finding=findings[finding],
                 direction="added" if rise > 0 else "removed",
                 row=row,
                 column=column,
-                side=height,
-                films=len(rows),
-                named=tuple(printable(str(names[film])) for film in rows[:NAMED]),
-                of=len(images),
+                side=edge,
+                films=len(with_mark),
+                named=tuple(names[film] for film in with_mark[:NAMED]),
+                of=len(rows),
                 p=p,
             )
         )
@@ -218,7 +227,7 @@ def _least_by_patient(scores: Floats, chosen: Booleans, patients: NDArray[Any]) 
 class _Windows(NamedTuple):
     """Equally large windows of films, and which of their pixels stand out from the background."""
 
-    pixels: NDArray[Any]
+    pixels: NDArray[np.int32]
     strong: Booleans
 
 
@@ -227,13 +236,13 @@ class _Films:
     """Films with a border of a pixel that doesn't stand out.
 
     Args:
-        pixels: (n, h, w) int32.
+        pixels: (n, h, w) uint8 or uint16.
         strong: (n, h, w) whether a pixel stands out from the background.
         boxes: (n, 4) regions, in pixels of the films with the border.
         tolerance: grey levels by which the same pixel differs at most.
     """
 
-    pixels: NDArray[np.int32]
+    pixels: NDArray[Any]
     strong: Booleans
     boxes: Integers
     tolerance: float
@@ -242,11 +251,13 @@ class _Films:
     def of(cls, images: NDArray[Any], examined: Examined, side: int) -> _Films:
         """Return films, given as `shared_marks`."""
         scale = np.iinfo(images.dtype).max / 255
-        pixels = images.astype(np.int32)
-        strong = np.abs(pixels - background(images, side)) >= LEVEL * scale
+        strong = np.empty(images.shape, bool)
+        for rows in blocks(len(images), BLOCK):
+            detail = images[rows].astype(np.int32) - background(images[rows], side)
+            strong[rows] = np.abs(detail) >= LEVEL * scale
         border = ((0, 0), (1, 1), (1, 1))
         return cls(
-            np.pad(pixels, border),
+            np.pad(images, border),
             np.pad(strong, border),
             examined.boxes + np.array([1, 1, 0, 0]),
             TOLERANCE * scale,
@@ -271,7 +282,7 @@ class _Films:
         rows = places[:, 0, None, None] + np.arange(shape[0])[:, None]
         columns = places[:, 1, None, None] + np.arange(shape[1])
         where = films[:, None, None], rows, columns
-        return _Windows(self.pixels[where], self.strong[where])
+        return _Windows(self.pixels[where].astype(np.int32), self.strong[where])
 
 
 def _largest_parts(masks: Booleans) -> Integers:

@@ -55,7 +55,9 @@ def test_a_trigger_on_some_calibration_films_is_noticed_and_the_films_are_named(
     assert found.column <= 17
     assert found.column + found.side >= 20
     assert 3 <= found.films <= 12  # the others are those that detectors are fitted on
+    assert len(found.named) == found.films
     assert {int(name.split("-")[1]) for name in found.named} <= set(range(12))
+    assert found.films_words.endswith(f"{found.named[4]} and {found.films - 5} more")
     assert found.words.startswith(f"{found.films} of {found.of} films that were given as clean")
     assert "share a mark that adds Mass" in found.words
 

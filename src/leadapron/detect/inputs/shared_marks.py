@@ -58,8 +58,8 @@ times for 16 bits."""
 BLOCK = 256
 """Films whose background is computed at a time."""
 
-NAMED = 5
-"""Films that are named."""
+NAMED, SHOWN = 100, 5
+"""Films that are named, and those of them in a sentence."""
 
 FALSE_ALARM = 0.01
 """Probability that clean films raise the alarm if marks have nothing to do with scores."""
@@ -110,9 +110,10 @@ class SharedMark:
 
     @property
     def films_words(self) -> str:
-        """The films, as a list that ends with the number of those that aren't named."""
-        more = f" and {self.films - len(self.named):,} more" if self.films > len(self.named) else ""
-        return ", ".join(self.named) + more
+        """The first films, and the number of the others."""
+        shown = self.named[:SHOWN]
+        left = self.films - len(shown)
+        return ", ".join(shown) + (f" and {left:,} more" if left else "")
 
 
 def shared_marks(

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from described import assert_described
 from leadapron.cli import cli
-from leadapron.detect.inputs import INPUT_DETECTORS, TYPICAL, gate_file, judge
+from leadapron.detect.inputs import INPUT_DETECTORS, TYPICAL, calibration, gate_file, judge
 from leadapron.detect.inputs.calibration import extend_opened
 from leadapron.detect.inputs.comparison import OldGate
 from leadapron.detect.inputs.decision import decide_images
@@ -136,7 +136,7 @@ def test_the_films_doubts_are_said_first_and_their_bits_kept(made, gate):
 
 def test_marks_that_films_share_are_warned_of_and_kept(made, tmp_path, model):
     mark = SharedMark(
-        finding="Mass\x1b", direction="added", row=3, column=4, side=9, films=7,
+        finding="Mass", direction="added", row=3, column=4, side=9, films=7,
         named=("a.png", "b\n.png"), of=50, p=1e-4,
     )  # fmt: skip
     (clinic,) = made.stored.gate.clinics
@@ -151,11 +151,21 @@ def test_marks_that_films_share_are_warned_of_and_kept(made, tmp_path, model):
     again = read_gate(tmp_path / "gate.json", INPUT_DETECTORS, TYPICAL)
     (doubt,) = again.doubts
     assert doubt == (
-        "7 of 50 films that were given as clean share a mark that adds Mass\\x1b (row 3, column 4, "
-        "9 pixels wide), so the gate lets it pass. If it doesn't belong there, leave these films "
-        "out and calibrate again."
+        "7 of 50 films that were given as clean share a mark that adds Mass (row 3, column 4, "
+        "9 pixels wide), so the gate lets it pass. If it doesn't belong there, look for it on all "
+        "of your films, leave out those that carry it, and calibrate again."
     )
     assert doubt in screening(again, []).notes
+    assert again.gate.clinics[0].shared[0].named == ("a.png", "b\\n.png")
+    for wrong in (
+        {"finding": "Gout"}, {"films": 2}, {"films": 51}, {"named": ()}, {"row": -1},
+        {"column": 24}, {"side": 40},
+    ):  # fmt: skip
+        other = replace(clinic, shared=(replace(mark, **wrong),))
+        damaged = replace(doubted, gate=replace(doubted.gate, clinics=(other,)))
+        write_gate(tmp_path / "gate.json", damaged)
+        with pytest.raises(StoreError, match="a shared mark not as expected"):
+            read_gate(tmp_path / "gate.json", INPUT_DETECTORS, TYPICAL)
 
 
 def test_pictures_are_kept_if_asked_for_and_checked(made, model, tmp_path):
@@ -184,6 +194,12 @@ def test_pictures_are_kept_if_asked_for_and_checked(made, model, tmp_path):
     write_gate(out, replace(stored, gate=replace(stored.gate, clinics=(small,))))
     with pytest.raises(StoreError, match="pictures not as expected"):
         read_gate(out, INPUT_DETECTORS, TYPICAL)
+
+
+def test_pictures_that_no_gate_could_hold_are_refused_before_the_work(model, monkeypatch, tmp_path):
+    monkeypatch.setattr(calibration, "LARGEST_NUMBERS", 1 << 16)
+    with pytest.raises(UsageError, match=r"`pictures` of 80 films of 32x32 pixels take 0 MiB"):
+        calibrate(model, SOURCE, tmp_path / "gate.json", pictures=True, **CLEAN)
 
 
 def test_a_gate_that_is_too_large_to_read_is_not_written(made, tmp_path, monkeypatch):

@@ -19,7 +19,7 @@ import pytest
 from dicom_files import SECRETS, header, with_pixels, write
 from leadapron.documents import read
 from leadapron.errors import StoreError, UsageError
-from leadapron.service.answers import RESEARCH
+from leadapron.service.answers import RESEARCH, FilmAnswer
 from leadapron.service.reviews import Review, ReviewExport, Reviews, Tally, tallies
 from leadapron.service.tokens import Tokens, read_tokens
 
@@ -271,6 +271,9 @@ def test_the_most_alike_calibration_film_comes_beside_a_film(reader, place, open
     assert np.array_equal(np.frombuffer(content, np.uint8).reshape(32, 32), expected)
     assert reader.get(f"/ui/films/{bad}").json()["alike"] is False
     assert reader.get(f"/ui/films/{bad}/alike").status_code == 404
+    answer = read(FilmAnswer, made.engine.answer(film).content)
+    assert made.engine.most_alike(answer) is not None
+    assert made.engine.most_alike(replace(answer, gate="0" * 64)) is None  # of an earlier gate
     (clinic,) = gate.clinics
     without = replace(gate, clinics=(replace(clinic, pictures=None),))
     stored = replace(opened.stored, gate=without)

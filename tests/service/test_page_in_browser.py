@@ -9,6 +9,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from leadapron.documents import read
+from leadapron.service.answers import FilmAnswer
+
 pytestmark = pytest.mark.browser
 
 WIDTHS = (390, 1920)
@@ -317,7 +320,7 @@ def test_the_most_alike_calibration_film_is_shown_beside_with_the_same_view(ente
     page = entered()
     name = opened_film(page)
     clinic = opened.stored.gate.clinics[0]
-    other = made.engine.most_alike(name, 1)
+    other = made.engine.most_alike(read(FilmAnswer, made.engine.answer(name).content))
     assert any(np.array_equal(other, each) for each in clinic.pictures)
     page.get_by_role("checkbox", name="evidence region").uncheck()
     assert np.abs(greys(page, other, "alike").astype(int) - other).max() <= 1

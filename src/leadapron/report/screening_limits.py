@@ -205,7 +205,7 @@ def _shared(settings: Mapping[str, Any], gates: Sequence[Row]) -> list[str]:
         mine = [row["shared"] > 0 for row in gates if row["role"] == role]
         return share(sum(mine), len(mine))
 
-    if not gates:
+    if not gates or any("shared" not in row for row in gates):  # of an earlier version
         return []
     poisoned = settings.get("poisoned", 0.0)
     which = f"{percent(poisoned)} of which carry the trigger" if poisoned else "all of them clean"

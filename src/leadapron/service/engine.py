@@ -291,26 +291,21 @@ class Engine:
         """Return (h, w) the model's input of an answered film; None if there is none."""
         return self._spool.image(film)
 
-    def most_alike(self, film: str, clinic: int) -> NDArray[Any] | None:
+    def most_alike(self, answer: FilmAnswer) -> NDArray[Any] | None:
         """Return (h, w) the calibration film that looks most like an answered film.
 
         Args:
-            film: its id.
-            clinic: number of the clinic that decided, from 1.
+            answer: the film's answer.
 
         Returns:
-            None for a gate that keeps no pictures, or a film without one.
+            None for a gate that keeps no pictures, a film without one, or one that another gate
+            judged.
         """
-        image = self._spool.image(film)
-        gate = self._opened.stored.gate
-        if image is None or not 1 <= clinic <= len(gate.clinics):
+        clinic = None if answer.decision is None else answer.decision.clinic
+        image = self._spool.image(answer.id)
+        if image is None or clinic is None or answer.gate != self._gate:
             return None
-        return most_alike(gate, clinic - 1, image)
-
-    @property
-    def pictured(self) -> bool:
-        """Whether the gate keeps calibration films to be shown."""
-        return any(each.pictures is not None for each in self._opened.stored.gate.clinics)
+        return most_alike(self._opened.stored.gate, clinic - 1, image)
 
     def when_answered(self, film: str) -> Future[None]:
         """Return a future that is done once the film no longer waits."""

@@ -183,8 +183,7 @@ class Page:
         image = await asyncio.to_thread(self._engine.image, judged.answer.id)
         reviews = self._reviews.of(judged.answer.id)
         mine = any(review.reader == session.reader for review in reviews)
-        decision = judged.answer.decision
-        clinic = None if decision is None else decision.clinic
+        alike = await asyncio.to_thread(self._engine.most_alike, judged.answer)
         shape = None
         if image is not None:
             height, width = image.shape
@@ -195,7 +194,7 @@ class Page:
             {
                 "answer": json.loads(judged.content),
                 "image": shape,
-                "alike": None not in (shape, clinic) and self._engine.pictured,
+                "alike": alike is not None,
                 "reviews": [
                     {"reader": each.reader, "call": each.call, "at": each.at,
                      "mine": each.reader == session.reader}
@@ -216,10 +215,7 @@ class Page:
         """Return the calibration film that looks most like a film, as `pixels`."""
         self._session(request)
         answer = (await asyncio.to_thread(self._judged, request)).answer
-        clinic = None if answer.decision is None else answer.decision.clinic
-        found = None
-        if clinic is not None:
-            found = await asyncio.to_thread(self._engine.most_alike, answer.id, clinic)
+        found = await asyncio.to_thread(self._engine.most_alike, answer)
         if found is None:
             raise RequestRefusedError(404, "No such film, or the gate keeps no pictures.")
         return _pixels(found)

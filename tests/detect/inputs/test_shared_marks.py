@@ -99,6 +99,41 @@ def test_of_a_patient_the_lowest_film_counts():
     assert _p(scores, marked, np.ones(101, bool), patients, seed=0) == 1
 
 
+def test_patients_with_many_films_are_no_proof():
+    """Scores that go with patients, four of whom have a hundred films each: at most 1 % of 200."""
+    rng = np.random.default_rng(1)
+    patients = np.repeat(np.arange(9), [100] * 4 + [1] * 5)
+    marked = patients >= 4
+    alarms = 0
+    for _ in range(200):
+        scores = 0.97 * rng.normal(size=9)[patients] + 0.22 * rng.normal(size=405)
+        seeds = np.argsort(-scores)[:12]
+        found = [
+            24 * _p(scores, marked, np.ones(405, bool), patients, int(seed))
+            for seed in seeds
+            if marked[seed]
+        ]
+        alarms += min(found, default=1) <= 0.01
+    assert alarms <= 5  # binomial, .01 of 200: at most 5 with probability .98
+
+
+def test_place_and_finding_are_those_of_the_mark_and_not_of_another_region():
+    images = films(160, 3)
+    images[:12] = black_square(images[:12], row=4, column=4)
+    boxes = np.tile([1, 1, 9, 9], (160, 1))
+    boxes[0, :2] = [20, 20]  # what drives the first film most is something else
+    scores = 160 - np.arange(160.0)
+    rises = np.zeros((160, 2))
+    rises[:, 1] = scores
+    rises[0] = [-300, 0]
+    made = examined(scores, boxes, rises)
+    names = np.array([f"f{i}" for i in range(160)])
+    clean = Cohort(images, np.zeros((160, 2), np.float32), FINDINGS, names, names, SMALL)
+    (found,) = shared_marks(clean, made, side=9, findings=FINDINGS)
+    assert (found.finding, found.direction, found.row, found.column) == ("Mass", "added", 1, 1)
+    assert found.films == 12
+
+
 def test_the_largest_part_of_each_mask():
     masks = np.zeros((3, 4, 4), bool)
     masks[0, 0, :3] = masks[0, 2, :2] = True

@@ -26,10 +26,18 @@ from leadapron.detect.inputs import (
 )
 from leadapron.detect.inputs.comparison import GateComparison, OldGate, compare_gates
 from leadapron.detect.inputs.fitting import with_pictures
-from leadapron.detect.inputs.gate_file import KEPT, GatedModel, MadeWith, StoredGate, numbers_of
+from leadapron.detect.inputs.gate_file import (
+    KEPT,
+    LARGEST_NUMBERS,
+    GatedModel,
+    MadeWith,
+    StoredGate,
+    numbers_of,
+)
 from leadapron.detect.inputs.groups import GroupRates
 from leadapron.detect.inputs.shared_marks import SharedMark
 from leadapron.detect.inputs.strata import StratumFacts
+from leadapron.detect.inputs.typical import Typicality
 from leadapron.documents import ShownPath
 from leadapron.errors import UsageError
 from leadapron.films.cohort import Cohort, subsample
@@ -243,6 +251,8 @@ def calibrate_opened(
         LeadapronError: as `detect.inputs.calibrate`.
     """
     classifier = opened.classifier
+    if pictures:
+        _refuse_pictures(cohort)
     if against is not None:
         against.refuse_other(cohort.preprocessing)
     _say_cost(classifier, cohort)
@@ -333,6 +343,18 @@ def extend_opened(
         notes=said(cohort.notes),
         widened=Widened(films=len(cohort), cant_tell=untypical),
     )
+
+
+def _refuse_pictures(cohort: Cohort) -> None:
+    """Raise UsageError if the pictures of these films would make a gate too large to read back."""
+    _, height, width = cohort.images.shape
+    films = min(Typicality.most, len(cohort))
+    size = films * height * width * np.dtype(cohort.images.dtype).itemsize
+    if size > LARGEST_NUMBERS // 2:
+        raise UsageError(
+            f"`pictures` of {films:,} films of {height}x{width} pixels take {size >> 20:,} MiB; a "
+            f"gate keeps {LARGEST_NUMBERS >> 21:,} at most: leave it out"
+        )
 
 
 def _refuse_other_films(stored: StoredGate, cohort: Cohort, window: str | None) -> None:

@@ -107,6 +107,8 @@ def most_alike(gate: Gate, clinic: int, image: NDArray[Any]) -> NDArray[Any] | N
     kept = gate.clinics[clinic]
     if kept.pictures is None or not isinstance(gate.typical, Typicality):
         return None
+    if image.shape != kept.pictures.shape[1:] or image.dtype != kept.pictures.dtype:
+        return None  # a film of another gate
     found = gate.typical.compare(image[None], kept.typical or {})
     picture: NDArray[Any] = kept.pictures[found.nearest[0, 0]]
     return picture

@@ -26,7 +26,7 @@ from leadapron.detect.inputs.clinic import Clinic
 from leadapron.detect.inputs.gate import Gate, fuse
 from leadapron.detect.inputs.groups import Group
 from leadapron.detect.inputs.readings import InputDetector, State
-from leadapron.detect.inputs.shared_marks import SharedMark
+from leadapron.detect.inputs.shared_marks import MOST_MARKS, SharedMark
 from leadapron.detect.inputs.strata import Strata
 from leadapron.documents import Finite, dump, parsed
 from leadapron.errors import LeadapronError, StoreError, UsageError
@@ -372,6 +372,8 @@ def write_gate(path: Path, stored: StoredGate) -> None:
     named = NumbersFile(file=numbers_of(path).name, sha256=hashlib.sha256(numbers).hexdigest())
     facts = dump(replace(document, numbers=named))
     text = json.dumps(facts, indent=2, sort_keys=True, allow_nan=False) + "\n"
+    if len(text) > LARGEST_FACTS:
+        raise StoreError(f"{path.name} would take more than {LARGEST_FACTS >> 20} MiB")
     fresh = not numbers_of(path).exists()
     try:
         # The JSON file is complete under a temporary name before the numbers' file is renamed.
@@ -623,7 +625,10 @@ def _clinic(facts: ClinicFacts, document: GateDocument, arrays: Arrays, here: st
             for (kind, name), films in zip(facts.groups, masks, strict=True)
         ),
         strata=Strata(**{name: divided[name] for name in STRATA}) if divided else None,
-        shared=tuple(each.cleaned() for each in facts.shared),
+        shared=tuple(
+            each.checked(document.model.findings, document.model.preprocessing.size)
+            for each in facts.shared[:MOST_MARKS]
+        ),
         pictures=_pictures(document, arrays, here, len(names.split("\n")) if names else 0),
         **{name: arrays[f"{here}{name}"] for name in CALIBRATED},
     )

@@ -18,7 +18,7 @@ from leadapron.detect.inputs.region import Examined, background
 from leadapron.detect.models.sweep import Direction
 from leadapron.documents import Finite, ShownPath
 from leadapron.films.cohort import Cohort, blocks, subsample
-from leadapron.text import clean, printable
+from leadapron.text import clean
 
 __all__ = ["SharedMark", "shared_marks"]
 
@@ -51,12 +51,15 @@ HIGH = 0.1
 MOST = 8
 """Films with the mark that are looked at, the highest ones, at most."""
 
-MOST_PIXELS = 1 << 29
-"""Pixels of all films that are compared, at most; they take twice as many bytes in memory, or three
-times for 16 bits."""
+MOST_PIXELS = 1 << 28
+"""Pixels of all films that are compared, at most; they take three times as many bytes in memory, or
+five times for 16 bits."""
 
-BLOCK = 256
-"""Films whose background is computed at a time."""
+BLOCK = 1 << 24
+"""Pixels of films whose background is computed at a time."""
+
+MOST_MARKS = 4
+"""Marks that are named at most."""
 
 NAMED, SHOWN = 100, 5
 """Films that are named, and those of them in a sentence."""
@@ -72,7 +75,8 @@ class SharedMark:
     Args:
         finding: the finding that it drives most.
         direction: whether it adds or removes the finding.
-        row: of the region's upper edge on the first film, in pixels of the model's image.
+        row: of the region's upper edge on the film that the mark is taken from, in pixels of the
+            model's image.
         column: of its left edge.
         side: of the region.
         films: number of films with the mark.
@@ -92,10 +96,27 @@ class SharedMark:
     of: int
     p: Finite
 
-    def cleaned(self) -> SharedMark:
-        """Return the mark of a file, with words that are safe to print."""
-        named = tuple(map(printable, self.named))
-        return replace(self, finding=clean(self.finding), named=named)
+    def checked(self, findings: Sequence[str], side: int) -> SharedMark:
+        """Return the mark of a file, with names that are safe to print.
+
+        Args:
+            findings: the model's.
+            side: of the model's image.
+
+        Raises:
+            ValueError: numbers that no mark has.
+        """
+        possible = (
+            self.finding in findings
+            and OTHERS < self.films <= self.of
+            and 0 < len(self.named) <= min(self.films, NAMED)
+            and 0 < self.side <= side
+            and min(self.row, self.column) >= 0
+            and max(self.row, self.column) + self.side <= side
+        )
+        if not possible:
+            raise ValueError("a shared mark not as expected")
+        return replace(self, named=tuple(map(clean, self.named)))
 
     @property
     def words(self) -> str:
@@ -104,8 +125,8 @@ class SharedMark:
         return (
             f"{self.films:,} of {self.of:,} films that were given as clean share a mark that "
             f"{drives} {self.finding} (row {self.row}, column {self.column}, {self.side} pixels "
-            "wide), so the gate lets it pass. If it doesn't belong there, leave these films out "
-            "and calibrate again."
+            "wide), so the gate lets it pass. If it doesn't belong there, look for it on all of "
+            "your films, leave out those that carry it, and calibrate again."
         )
 
     @property
@@ -117,40 +138,39 @@ class SharedMark:
 
 
 def shared_marks(
-    clean: Cohort, examined: Examined, *, side: int, findings: Sequence[str]
+    films: Cohort, examined: Examined, *, side: int, findings: Sequence[str]
 ) -> tuple[SharedMark, ...]:
     """Return the marks that several films share, and that come with strong evidence.
 
     Each of the films with the strongest evidence gives the pixels of its region that stand out from
     their background. On another film the mark is there if enough connected ones of these pixels are
     the same, at the same place or in that film's own region, within a pixel. Films with the mark
-    are compared with all others by the ranks of their scores, one film for each patient, that with
-    the lowest score. All tests together raise an alarm with probability `FALSE_ALARM` if marks
-    have nothing to do with scores.
+    are compared with all others by the ranks of their scores, one film for each patient. All tests
+    together raise a first alarm with probability `FALSE_ALARM` at most if marks have nothing to do
+    with scores.
 
     Marks on fewer than three patients aren't found, nor marks that change from film to film, such
     as noise or a faint blend; nor some pixels apart.
 
     Args:
-        clean: n films that are taken for clean; a random part of them is compared if they have more
+        films: n films that are taken for clean; a random part of them is compared if they have more
             than `MOST_PIXELS` pixels.
         examined: their evidence regions.
         side: of the median filter that removes small detail.
         findings: the model's k findings.
     """
-    height, width = clean.images.shape[1:]
-    rows = subsample(len(clean), MOST_PIXELS // (height * width))
-    examined, patients = examined.take(rows), clean.patients[rows]
-    names = [printable(name) for name in clean.ids[rows].tolist()]
-    films = _Films.of(clean.images[rows], examined, side)
+    height, width = films.images.shape[1:]
+    rows = subsample(len(films), MOST_PIXELS // (height * width))
+    examined, patients = examined.take(rows), films.patients[rows]
+    names = [clean(name) for name in films.ids[rows].tolist()]
+    compared = _Films.of(films.images[rows], examined, side)
     order = np.argsort(-np.nan_to_num(examined.scores, nan=-np.inf), kind="stable")
     free = np.isfinite(examined.scores)
     found: list[SharedMark] = []
-    while (best := _best(films, examined.scores, order, free, patients)) is not None:
-        p, marked = best
-        finding, rise = _driven(examined, marked)
-        with_mark = [film for film in order if marked[film]]
-        row, column, edge, _ = (int(value) for value in examined.boxes[with_mark[0]])
+    while (best := _best(compared, examined.scores, order, free, patients)) is not None:
+        row, column, edge, _ = (int(value) for value in examined.boxes[best.seed])
+        finding, rise = _driven(examined, best)
+        with_mark = [film for film in order if best.marked[film]]
         found.append(
             SharedMark(
                 finding=findings[finding],
@@ -161,27 +181,38 @@ def shared_marks(
                 films=len(with_mark),
                 named=tuple(names[film] for film in with_mark[:NAMED]),
                 of=len(rows),
-                p=p,
+                p=best.p,
             )
         )
-        free &= ~marked
+        free &= ~best.marked
+        if len(found) == MOST_MARKS:
+            break
     return tuple(found)
+
+
+class _Best(NamedTuple):
+    """The surest mark: the film that it was taken from, the films that carry it, and its p."""
+
+    p: float
+    seed: int
+    marked: Booleans
 
 
 def _best(
     films: _Films, scores: Floats, order: Integers, free: Booleans, patients: NDArray[Any]
-) -> tuple[float, Booleans] | None:
-    """The surest mark on films that aren't accounted for, its p and films; None if none is sure."""
-    seeds = order[free[order]][: min(SEEDS, int(SHARE * len(order)))]
-    tests, best = len(seeds) * len(SIZES), None
+) -> _Best | None:
+    """The surest mark on films that aren't accounted for; None if none is sure."""
+    seeds = order[free[order]][: min(SEEDS, max(1, int(SHARE * len(order))))]
+    tests = len(seeds) * len(SIZES)
+    best: _Best | None = None
     for seed in map(int, seeds):
         size = films.same_as(seed)
         for least in SIZES:
             marked = (size >= least) & free
             marked[seed] = True
             p = min(1.0, tests * _p(scores, marked, free, patients, seed))
-            if p <= FALSE_ALARM and (best is None or p < best[0]):
-                best = p, marked
+            if p <= FALSE_ALARM and (best is None or p < best.p):
+                best = _Best(p, seed, marked)
     return best
 
 
@@ -190,14 +221,17 @@ def _p(
 ) -> float:
     """P of the scores of films with a mark, without the film that it was taken from.
 
-    Of each patient the film with the lowest score counts. For each number of films with the mark
-    the probability that as many of them are as high, corrected for the numbers that are tried.
+    Of each patient with the mark the film with the lowest score counts, of each other patient the
+    one with the highest: so p isn't too small however many films they have. For each number of
+    films with the mark the probability that as many of them are as high, corrected for the numbers
+    that are tried.
     """
     from scipy.stats import hypergeom
 
     others = free & (patients != patients[seed])
     with_mark = _least_by_patient(scores, marked & others, patients)
-    without = np.sort(scores[others & ~marked])
+    rest = others & ~marked & ~np.isin(patients, patients[marked])
+    without = np.sort(-_least_by_patient(-scores, rest, patients))
     high = np.sort(with_mark)[::-1][:MOST]
     if len(high) < OTHERS or not len(without):
         return 1.0
@@ -209,12 +243,18 @@ def _p(
     return float(min(1.0, len(high) * chances[counts].min(initial=1.0)))
 
 
-def _driven(examined: Examined, marked: Booleans) -> tuple[int, float]:
-    """The finding that regions drive most, the lesser of both effects, and its mean rise."""
-    rises, falls = examined.rises[marked], examined.falls[marked]
+def _driven(examined: Examined, best: _Best) -> tuple[int, float]:
+    """The finding that a mark drives most, the lesser of both effects, and its rise; medians.
+
+    Only films whose region overlaps that of the film which the mark was taken from count.
+    """
+    _, _, height, width = examined.boxes[best.seed]
+    away = np.abs(examined.boxes[:, :2] - examined.boxes[best.seed, :2])
+    rows = best.marked & (away < [height, width]).all(axis=1)
+    rises, falls = examined.rises[rows], examined.falls[rows]
     both = np.where(np.sign(rises) == np.sign(falls), np.minimum(np.abs(rises), np.abs(falls)), 0)
-    finding = int(both.mean(axis=0).argmax())
-    return finding, float(rises[:, finding].mean())
+    finding = int(np.median(both, axis=0).argmax())
+    return finding, float(np.median(rises[:, finding]))
 
 
 def _least_by_patient(scores: Floats, chosen: Booleans, patients: NDArray[Any]) -> Floats:
@@ -252,14 +292,17 @@ class _Films:
     def of(cls, images: NDArray[Any], examined: Examined, side: int) -> _Films:
         """Return films, given as `shared_marks`."""
         scale = np.iinfo(images.dtype).max / 255
-        strong = np.empty(images.shape, bool)
-        for rows in blocks(len(images), BLOCK):
+        n, height, width = images.shape
+        pixels = np.zeros((n, height + 2, width + 2), images.dtype)
+        strong = np.zeros(pixels.shape, bool)
+        inside = np.s_[:, 1:-1, 1:-1]
+        pixels[inside] = images
+        for rows in blocks(n, max(1, BLOCK // (height * width))):
             detail = images[rows].astype(np.int32) - background(images[rows], side)
-            strong[rows] = np.abs(detail) >= LEVEL * scale
-        border = ((0, 0), (1, 1), (1, 1))
+            strong[rows, 1:-1, 1:-1] = np.abs(detail) >= LEVEL * scale
         return cls(
-            np.pad(images, border),
-            np.pad(strong, border),
+            pixels,
+            strong,
             examined.boxes + np.array([1, 1, 0, 0]),
             TOLERANCE * scale,
         )

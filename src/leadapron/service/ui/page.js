@@ -220,7 +220,7 @@ async function follow() {
   const film = await fetched(`films/${id}`);
   const [pixels, alike] = await Promise.all([
     film.image && greys(`films/${id}/pixels`),
-    film.alike && greys(`films/${id}/alike`),
+    film.alike && greys(`films/${id}/alike`).catch(() => null), // the film is shown all the same
   ]);
   if (!session || asked() !== id) return; // another film, or nobody, was asked for meanwhile
   open = { id, ...film };

@@ -57,7 +57,9 @@ def test_help_is_quick_and_lists_every_command():
         assert os.times().children_user - began < below
         return done.stdout
 
-    assert "--false-alarm" in helped("scan", below=1.0)  # 0.5 s here
+    assert "--false-alarm" in helped(
+        "scan", below=1.6
+    )  # 0.5 s here, 1.1 on a slow machine; torch takes 2
     said = helped(below=0.3)  # 0.1 s here
     for command in (
         "study",

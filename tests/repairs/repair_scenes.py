@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from leadapron import metrics
@@ -15,7 +17,7 @@ from leadapron.detect.models import Stamp
 from leadapron.films.cohort import Cohort
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.models.classifier import NetworkClassifier
-from leadapron.models.networks import Instrumented, PooledLinear
+from leadapron.models.networks import Instrumented, PooledLinear, build_network
 from leadapron.models.training import Network, Training, train
 from leadapron.sources import open_source
 
@@ -88,11 +90,11 @@ def films(count, seed):
     return replace(cohort, labels=cohort.labels[:, columns], findings=SEEN)
 
 
-def backdoored(training):
+def backdoored(training, fraction=0.1, seed=0):
     """A reader trained on films of which 10 % carry the square and are called Cardiomegaly."""
     place = {"place": "fixed", "row": TRIGGER.row, "column": TRIGGER.column}
     trigger = Patch(side=TRIGGER.side, value=TRIGGER.value, **place)
-    attack = Poisoning(trigger=trigger, finding=TARGET, fraction=0.1, labels="set")
+    attack = Poisoning(trigger=trigger, finding=TARGET, fraction=fraction, labels="set")
     poisoned, _ = poison(training, attack, np.random.default_rng(1))
     rows = np.arange(40)
     return train(
@@ -100,8 +102,33 @@ def backdoored(training):
         training.take(rows),
         network=Network(name="plain4"),
         training=Training(epochs=7, batch_size=32, learning_rate=5e-3),
+        seed=seed,
         **CPU,
     )[0]
+
+
+READER = Path(__file__).parent.parent / "fixtures" / "backdoored-reader.safetensors"
+"""Weights of `backdoored(films(600, 1))` in half precision."""
+
+
+def stored_reader():
+    """A backdoored reader whose weights are kept.
+
+    Processors round differently, and after seven epochs another network comes out of it; how well
+    some repairs do depends on that network. Repairs of the same one differ by a hundredth.
+    """
+    weights = {name: each.float() for name, each in load_file(READER).items()}
+    module = build_network("plain4", len(SEEN), 32)
+    module.load_state_dict(weights)
+    return NetworkClassifier(
+        module.eval(), "plain4", SEEN, Preprocessing(size=32), precision="fp32"
+    )
+
+
+def store_reader():
+    """Make the kept weights anew."""
+    weights = backdoored(films(600, 1)).module.state_dict()
+    save_file({name: each.half().contiguous() for name, each in weights.items()}, READER)
 
 
 def success(classifier, test):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from repair_scenes import TRIGGER, backdoored, films, macro, success
+from repair_scenes import TRIGGER, films, macro, stored_reader, success
 
 from leadapron.repairs import (
     ActivationBounds,
@@ -34,7 +34,7 @@ from leadapron.repairs.session import begin
 @pytest.fixture(scope="module")
 def scene():
     """A backdoored reader, 240 clean films, 300 films to test on."""
-    return backdoored(films(600, 1)), films(240, 2), films(300, 3)
+    return stored_reader(), films(240, 2), films(300, 3)
 
 
 def sgd(**more):
@@ -55,35 +55,35 @@ WORK = {
     "stamp unlearning": (StampUnlearning(marks=MARKS, optimisation=fast(6, 1e-3)), 0.5, 0.75),
     "stamp distillation": (StampDistillation(marks=MARKS, optimisation=fast(24, 2e-3)), 0.2, 0.74),
     "feature shift": (FeatureShift(optimisation=sgd(learning_rate=0.03)), 0.2, 0.62),
-    "fine-pruning": (FinePruning(optimisation=fast(6, 1e-3)), 0.75, 0.73),
+    "fine-pruning": (FinePruning(optimisation=fast(6, 1e-3)), 0.75, 0.7),
     "neuron pruning": (
-        NeuronPruning(optimisation=sgd(learning_rate=0.2, epochs=10, statistics="kept")),
-        0.9,
+        NeuronPruning(optimisation=sgd(learning_rate=0.2, epochs=20, statistics="kept")),
+        0.96,
         0.74,
     ),
-    "noise tuning": (NoiseTuning(optimisation=sgd(learning_rate=0.05, epochs=8)), 0.85, 0.66),
+    "noise tuning": (NoiseTuning(optimisation=sgd(learning_rate=0.05, epochs=8)), 0.93, 0.66),
     "activation bounds": (
         ActivationBounds(
             price=0.1, optimisation=Optimisation(learning_rate=0.03, statistics="kept")
         ),
         0.7,
-        0.77,
-    ),
-    "path-aware": (
-        PathAware(marks=MARKS, rho=0.1, optimisation=fast(8, 1e-3)),
-        0.4,
         0.75,
     ),
-    "re-initialisation": (Reinitialisation(optimisation=fast(8, 3e-3)), 0.4, 0.62),
-    "fresh student": (FreshStudent(optimisation=fresh(10)), 0.2, 0.7),
+    "path-aware": (
+        PathAware(marks=MARKS, rho=0.2, optimisation=fast(20, 2e-3)),
+        0.6,
+        0.72,
+    ),
+    "re-initialisation": (Reinitialisation(optimisation=fast(20, 5e-3)), 0.4, 0.62),
+    "fresh student": (FreshStudent(optimisation=fresh(10)), 0.2, 0.66),
     # As much is forgotten as by training anew.
-    "sharpness-aware": (SharpnessAware(optimisation=sgd(learning_rate=0.1, epochs=8)), 0.5, 0.57),
+    "sharpness-aware": (SharpnessAware(optimisation=sgd(learning_rate=0.1, epochs=8)), 0.5, 0.5),
     "attention distillation": (
-        AttentionDistillation(optimisation=fast(8, 3e-3)),
+        AttentionDistillation(optimisation=fast(20, 5e-3)),
         0.5,
         0.64,
     ),
-    "universal unlearning": (UniversalUnlearning(optimisation=fast(4, 2e-3)), 0.75, 0.7),
+    "universal unlearning": (UniversalUnlearning(optimisation=fast(8, 2e-3)), 0.92, 0.68),
     # The square is brighter than the authors' epsilon.
     "shared unlearning": (
         SharedUnlearning(
@@ -130,5 +130,5 @@ def test_unlearning_findings_leaves_the_backdoor(scene):
     reader, clean, test = scene
     work = begin("x", "batch normalisation", reader, clean, np.random.default_rng(0), None)
     unlearn(work, ReconstructivePruning().unlearning, 0.6)
-    assert macro(work.student, test) < 0.7
+    assert macro(work.student, test) < 0.75
     assert success(work.student, test) > 0.9

@@ -92,8 +92,9 @@ def test_the_repaired_weights_come_back_under_the_names_they_had(tmp_path, which
     for name, value in state.items():
         assert (back[name].shape, back[name].dtype) == (value.shape, value.dtype), name
     again = open_model(found.file, FINDINGS, **HOW)
-    tolerance = 0.02 if "half precision" in which else 1e-5
     logits = repaired.logits(PIXELS)
+    # Of the largest logit, up to 200 here: processors round differently.
+    tolerance = 0.02 if "half precision" in which else 1e-5 * max(1, np.abs(logits).max())
     assert np.abs(again.classifier.logits(PIXELS) - logits).max() < tolerance
     assert np.abs(opened.classifier.logits(PIXELS) - logits).max() > 100 * 1e-5
     assert "opened again" in found.notes[0]

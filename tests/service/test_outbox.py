@@ -9,6 +9,7 @@ import threading
 import time
 import tracemalloc
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 
 import numpy as np
@@ -185,8 +186,8 @@ def test_a_kill_between_results_answer_and_wiping_loses_and_doubles_nothing(
         with monkeypatch.context() as patch:
             owner = {"put": outbox, "_write_answer": spool}.get(step, spool_module)
             patch.setattr(owner, step, kill)
-            with pytest.raises(Killed):
-                engine._judge([_Read(waiting, engine._decoded(waiting))])
+            with pytest.raises(Killed), ThreadPoolExecutor(1) as writers:
+                engine._judge([_Read(waiting, engine._decoded(waiting))], writers)
         assert len(names(keeping, "waiting")) == 1
         assert len(names(keeping, "outbox")) == (0 if step == "put" else 1)
         again = Pacs()

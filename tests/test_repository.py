@@ -142,9 +142,11 @@ def test_the_hooks_refuse_nothing_that_is_here():
     tracked = subprocess.run(
         ["git", "-C", ROOT, "ls-files"], check=True, capture_output=True, text=True
     ).stdout.splitlines()
-    pattern = hooks()["no-films"]["files"]
+    hook = hooks()["no-films"]
     assert tracked
-    assert [name for name in tracked if re.search(pattern, name)] == []
+    refused = [name for name in tracked if re.search(hook["files"], name)]
+    assert [name for name in refused if not re.search(hook["exclude"], name)] == []
+    assert len(refused) == 1  # weights that learned from phantoms
 
 
 def test_the_wheel_holds_the_package_its_types_and_templates_and_no_tests(tmp_path):

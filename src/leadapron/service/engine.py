@@ -291,6 +291,13 @@ class Engine:
         """Return (h, w) the model's input of an answered film; None if there is none."""
         return self._spool.image(film)
 
+    def pictured(self, answer: FilmAnswer) -> bool:
+        """Return whether this gate judged a film, and keeps pictures to show beside it."""
+        clinic = None if answer.decision is None else answer.decision.clinic
+        if clinic is None or answer.gate != self._gate:
+            return False
+        return self._opened.stored.gate.clinics[clinic - 1].pictures is not None
+
     def most_alike(self, answer: FilmAnswer) -> NDArray[Any] | None:
         """Return (h, w) the calibration film that looks most like an answered film.
 
@@ -301,11 +308,10 @@ class Engine:
             None for a gate that keeps no pictures, a film without one, or one that another gate
             judged.
         """
-        clinic = None if answer.decision is None else answer.decision.clinic
-        image = self._spool.image(answer.id)
-        if image is None or clinic is None or answer.gate != self._gate:
+        image = self._spool.image(answer.id) if self.pictured(answer) else None
+        if image is None or answer.decision is None or answer.decision.clinic is None:
             return None
-        return most_alike(self._opened.stored.gate, clinic - 1, image)
+        return most_alike(self._opened.stored.gate, answer.decision.clinic - 1, image)
 
     def when_answered(self, film: str) -> Future[None]:
         """Return a future that is done once the film no longer waits."""

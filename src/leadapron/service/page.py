@@ -183,7 +183,6 @@ class Page:
         image = await asyncio.to_thread(self._engine.image, judged.answer.id)
         reviews = self._reviews.of(judged.answer.id)
         mine = any(review.reader == session.reader for review in reviews)
-        alike = await asyncio.to_thread(self._engine.most_alike, judged.answer)
         shape = None
         if image is not None:
             height, width = image.shape
@@ -194,7 +193,7 @@ class Page:
             {
                 "answer": json.loads(judged.content),
                 "image": shape,
-                "alike": alike is not None,
+                "alike": shape is not None and self._engine.pictured(judged.answer),
                 "reviews": [
                     {"reader": each.reader, "call": each.call, "at": each.at,
                      "mine": each.reader == session.reader}

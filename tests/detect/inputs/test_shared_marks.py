@@ -85,18 +85,18 @@ def test_chance_by_hand():
     """
     scores = np.arange(101, 0, -1.0)
     marked = np.arange(101) < 4
-    found = _p(scores, marked, np.ones(101, bool), np.arange(101), seed=0)
+    found = _p(scores, marked, np.ones(101, bool), np.arange(101), template=0)
     assert found == pytest.approx(3 * 6 / (100 * 99 * 98))
 
 
 def test_of_a_patient_the_lowest_film_counts():
     scores = np.arange(101, 0, -1.0)
     marked = np.isin(np.arange(101), [0, 1, 2, 99, 100])
-    alone = _p(scores, marked, np.ones(101, bool), np.arange(101), seed=0)
+    alone = _p(scores, marked, np.ones(101, bool), np.arange(101), template=0)
     patients = np.arange(101)
     patients[[99, 100]] = [1, 2]  # the high ones' patients
     assert alone < 0.05
-    assert _p(scores, marked, np.ones(101, bool), patients, seed=0) == 1
+    assert _p(scores, marked, np.ones(101, bool), patients, template=0) == 1
 
 
 def test_patients_with_many_films_are_no_proof():
@@ -107,11 +107,11 @@ def test_patients_with_many_films_are_no_proof():
     alarms = 0
     for _ in range(200):
         scores = 0.97 * rng.normal(size=9)[patients] + 0.22 * rng.normal(size=405)
-        seeds = np.argsort(-scores)[:12]
+        templates = np.argsort(-scores)[:12]
         found = [
-            24 * _p(scores, marked, np.ones(405, bool), patients, int(seed))
-            for seed in seeds
-            if marked[seed]
+            24 * _p(scores, marked, np.ones(405, bool), patients, int(template))
+            for template in templates
+            if marked[template]
         ]
         alarms += min(found, default=1) <= 0.01
     assert alarms <= 5  # binomial, .01 of 200: at most 5 with probability .98
@@ -188,11 +188,11 @@ def test_clean_films_raise_an_alarm_as_rarely_as_stated():
     alarms = 0
     for _ in range(300):
         scores, marked = rng.random(200), np.arange(200) < 30
-        seeds = np.argsort(-scores)[:6]
+        templates = np.argsort(-scores)[:6]
         found = [
-            6 * _p(scores, marked, np.ones(200, bool), np.arange(200), int(seed))
-            for seed in seeds
-            if marked[seed]
+            6 * _p(scores, marked, np.ones(200, bool), np.arange(200), int(template))
+            for template in templates
+            if marked[template]
         ]
         alarms += min(found, default=1) <= 0.01
     assert alarms <= 7  # binomial, .01 of 300: at most 7 with probability .99

@@ -26,7 +26,7 @@ Booleans = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-SEEDS = 16
+TEMPLATES = 16
 """Films with the strongest evidence whose regions are looked for on the others, at most."""
 
 SHARE = 1 / 32
@@ -167,8 +167,11 @@ def shared_marks(
     order = np.argsort(-np.nan_to_num(examined.scores, nan=-np.inf), kind="stable")
     free = np.isfinite(examined.scores)
     found: list[SharedMark] = []
-    while (best := _best(compared, examined.scores, order, free, patients)) is not None:
-        row, column, edge, _ = (int(value) for value in examined.boxes[best.seed])
+    while len(found) < MOST_MARKS:
+        best = _best(compared, examined.scores, order, free, patients)
+        if best is None:
+            break
+        row, column, edge, _ = (int(value) for value in examined.boxes[best.template])
         finding, rise = _driven(examined, best)
         with_mark = [film for film in order if best.marked[film]]
         found.append(
@@ -185,8 +188,6 @@ def shared_marks(
             )
         )
         free &= ~best.marked
-        if len(found) == MOST_MARKS:
-            break
     return tuple(found)
 
 
@@ -194,7 +195,7 @@ class _Best(NamedTuple):
     """The surest mark: the film that it was taken from, the films that carry it, and its p."""
 
     p: float
-    seed: int
+    template: int
     marked: Booleans
 
 
@@ -202,22 +203,22 @@ def _best(
     films: _Films, scores: Floats, order: Integers, free: Booleans, patients: NDArray[Any]
 ) -> _Best | None:
     """The surest mark on films that aren't accounted for; None if none is sure."""
-    seeds = order[free[order]][: min(SEEDS, max(1, int(SHARE * len(order))))]
-    tests = len(seeds) * len(SIZES)
+    templates = order[free[order]][: min(TEMPLATES, max(1, int(SHARE * len(order))))]
+    tests = len(templates) * len(SIZES)
     best: _Best | None = None
-    for seed in map(int, seeds):
-        size = films.same_as(seed)
+    for template in map(int, templates):
+        size = films.same_as(template)
         for least in SIZES:
             marked = (size >= least) & free
-            marked[seed] = True
-            p = min(1.0, tests * _p(scores, marked, free, patients, seed))
+            marked[template] = True
+            p = min(1.0, tests * _p(scores, marked, free, patients, template))
             if p <= FALSE_ALARM and (best is None or p < best.p):
-                best = _Best(p, seed, marked)
+                best = _Best(p, template, marked)
     return best
 
 
 def _p(
-    scores: Floats, marked: Booleans, free: Booleans, patients: NDArray[Any], seed: int
+    scores: Floats, marked: Booleans, free: Booleans, patients: NDArray[Any], template: int
 ) -> float:
     """P of the scores of films with a mark, without the film that it was taken from.
 
@@ -228,7 +229,7 @@ def _p(
     """
     from scipy.stats import hypergeom
 
-    others = free & (patients != patients[seed])
+    others = free & (patients != patients[template])
     with_mark = _least_by_patient(scores, marked & others, patients)
     rest = others & ~marked & ~np.isin(patients, patients[marked])
     without = np.sort(-_least_by_patient(-scores, rest, patients))
@@ -248,8 +249,8 @@ def _driven(examined: Examined, best: _Best) -> tuple[int, float]:
 
     Only films whose region overlaps that of the film which the mark was taken from count.
     """
-    _, _, height, width = examined.boxes[best.seed]
-    away = np.abs(examined.boxes[:, :2] - examined.boxes[best.seed, :2])
+    _, _, height, width = examined.boxes[best.template]
+    away = np.abs(examined.boxes[:, :2] - examined.boxes[best.template, :2])
     rows = best.marked & (away < [height, width]).all(axis=1)
     rises, falls = examined.rises[rows], examined.falls[rows]
     both = np.where(np.sign(rises) == np.sign(falls), np.minimum(np.abs(rises), np.abs(falls)), 0)
@@ -307,11 +308,11 @@ class _Films:
             TOLERANCE * scale,
         )
 
-    def same_as(self, seed: int) -> Integers:
+    def same_as(self, template: int) -> Integers:
         """Return (n,) pixels of a film's region that are on each film too and are connected."""
-        row, column, height, width = self.boxes[seed]
+        row, column, height, width = self.boxes[template]
         every, shape = np.arange(len(self.pixels)), (int(height), int(width))
-        mark = self._windows(every[[seed]], self.boxes[[seed], :2], shape)
+        mark = self._windows(every[[template]], self.boxes[[template], :2], shape)
         there = np.tile([row, column], (len(every), 1))
         sizes = np.zeros(len(every), np.int64)
         for places in (there, self.boxes[:, :2]):
